@@ -1,0 +1,1 @@
+"""From a representation to results or to source text."""

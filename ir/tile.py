@@ -1,0 +1,181 @@
+"""IR 2: where and when. The tile program: what each back-end runs, and what is counted.
+
+    program   = Program(name, inputs, outputs, buffers, params, extents, kernels)
+    kernel    = Kernel(name, grid, axes, body)           run one after another
+    grid      = Grid(rank, tile)                         one instance for every `tile` positions
+    axis      = Axis(rank, extent, size)                 a rank that lies within a tile
+    statement = Load(name, ranks, tensor, subscripts, where)       memory -> tile
+              | Compute(name, ranks, body)                         elementwise, by rank name
+              | Contract(name, ranks, left, right, over)           matrix product of two tiles
+              | Fold(name, ranks, op, source, over)                reduction along axes
+              | Store(tensor, subscripts, source, where)           tile -> memory
+              | Loop(rank, carried, segments)                      a streamed rank
+    carried   = Carried(name, ranks, init)
+    segment   = Segment(lo, hi, note, body, after)
+
+A tile is a value in fast memory whose axes are named by ranks; operands of elementwise
+statements are aligned by these names, so a tile without ranks is a scalar. Inside an expression
+`Index(r)` is: the positions of the tile at hand for a grid rank (a number where its tile is 1,
+else a vector along the axis r), the counter of a loop for its rank, 0, 1, ... along an axis.
+`Extent(r)` is the full extent of rank r at call time. `first(p)` and `last(p)` in loop bounds are
+the smallest and the largest position of the tile at hand.
+
+Nothing is empty in a tile program: lowering has turned emptiness into the `where` of loads (which
+read 0 where it fails, and never touch memory there), into `select` before folds, and into loop
+ranges. Arithmetic is float32 for inputs of at most 32 bits and float64 for float64. `Contract`
+takes its operands in the type of the loaded one and accumulates in the type of the arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from attnc.ir.cascade import ParamDecl, RankDecl, Reduction, Tensor
+from attnc.ir.expr import Expr, Tile
+from attnc.ir.source import NOWHERE, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """One instance of the kernel for every `tile` consecutive positions of a rank."""
+
+    rank: str
+    tile: int
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A rank that lies within a tile: `size` positions, or all `extent` of them where it is None.
+
+    A rank of the grid with a tile above 1 is an axis too, of size `tile`.
+    """
+
+    rank: str
+    extent: Expr
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A tile from memory. Where the predicate fails, or a subscript is outside, it reads 0."""
+
+    name: str
+    ranks: tuple[str, ...]
+    tensor: str
+    subscripts: tuple[Expr, ...]
+    where: Expr | None = None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """An elementwise expression of tiles, positions, extents and parameters."""
+
+    name: str
+    ranks: tuple[str, ...]
+    body: Expr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """`sum[over](left * right)` as a matrix product; the other ranks of the two are disjoint."""
+
+    name: str
+    ranks: tuple[str, ...]
+    left: Tile
+    right: Tile
+    over: str
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A tile reduced along some of its axes by a monoid."""
+
+    name: str
+    ranks: tuple[str, ...]
+    op: str
+    source: Tile
+    over: tuple[str, ...]
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A tile to memory, at the points where the predicate holds and that lie inside."""
+
+    tensor: str
+    subscripts: tuple[Expr, ...]
+    source: Tile
+    where: Expr | None = None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """State of a loop: its value before the first iteration. After the loop the name holds the
+    last value; inside it, the value before the iteration."""
+
+    name: str
+    ranks: tuple[str, ...]
+    init: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Iterations `lo` to `hi` (exclusive) of a loop, and their statements.
+
+    `note` says what is known in this range ("full", "partial"); `after` gives, for each carried
+    value in order, the tile that it becomes.
+    """
+
+    lo: Expr
+    hi: Expr
+    note: str
+    body: tuple[Statement, ...]
+    after: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A streamed rank: segments run one after another over the same carried state."""
+
+    rank: str
+    carried: tuple[Carried, ...]
+    segments: tuple[Segment, ...]
+
+
+Statement = Load | Compute | Contract | Fold | Store | Loop
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One launch: the same statements for every instance of the grid."""
+
+    name: str
+    grid: tuple[Grid, ...]
+    axes: tuple[Axis, ...]
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Kernels that run in order. Buffers are tensors that one writes and a later one reads."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    buffers: tuple[Tensor, ...]
+    params: tuple[ParamDecl, ...]
+    ranks: tuple[RankDecl, ...]
+    reductions: tuple[Reduction, ...]
+    kernels: tuple[Kernel, ...]
+    warps: int | None = None
+    stages: int | None = None
+    history: tuple[str, ...] = field(default=(), compare=False)
+
+    def __str__(self) -> str:
+        from attnc.ir.printer import print_program
+
+        return print_program(self)

@@ -1,0 +1,1 @@
+"""Analyses (representation to fact) and rewrites (representation to representation)."""
