@@ -128,7 +128,11 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """A compilable unit. Two cascades are equal when they compute alike by the same text."""
+    """A compilable unit. Two cascades are equal when they compute alike by the same text.
+
+    `tiles` names the parameters that the compiler introduced as tile sizes: a target may choose
+    other values for them.
+    """
 
     name: str
     batch: tuple[str, ...]
@@ -141,6 +145,7 @@ class Cascade:
     schedule: tuple[Directive, ...] = ()
     derivation: tuple[Step, ...] = field(default=(), compare=False)
     refusals: tuple[Refusal, ...] = field(default=(), compare=False)
+    tiles: tuple[str, ...] = field(default=(), compare=False)
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
     def __str__(self) -> str:

@@ -22,8 +22,14 @@ the smallest and the largest position of the tile at hand.
 
 Nothing is empty in a tile program: lowering has turned emptiness into the `where` of loads (which
 read 0 where it fails, and never touch memory there), into `select` before folds, and into loop
-ranges. Arithmetic is float32 for inputs of at most 32 bits and float64 for float64. `Contract`
-takes its operands in the type of the loaded one and accumulates in the type of the arithmetic.
+ranges. Wherever `where` holds, every subscript lies inside its axis. Two things are left to a
+back-end: positions of a grid tile past the end of its rank do not exist (clip the tile, or mask
+loads and stores), and a whole rank within a tile may be padded (loads pad with 0; a fold over a
+padded axis must see the identity of its monoid there).
+
+Every parameter has become a constant and every extent is that of a rank of an input. Arithmetic
+is float32 for inputs of at most 32 bits and float64 for float64. `Contract` takes its operands in
+the type of the loaded one and accumulates in the type of the arithmetic.
 """
 
 from __future__ import annotations

@@ -1,0 +1,586 @@
+"""The body of one kernel of a tile program as Triton text.
+
+The statements become Triton's one by one. What is decided here is only how a thing is said in
+Triton: how an address is put together, what a position past the end of a tile needs (`Width`), and
+that a product added to a running sum is `tl.dot(a, b, sum)`, which keeps the sum in the registers
+of the tensor cores.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from attnc.backends.triton_address import address_terms
+from attnc.backends.triton_expr import (
+    ATOM,
+    DTYPES,
+    PLUS,
+    Scope,
+    Text,
+    Value,
+    conjunction,
+    is_integer,
+    operand,
+    product,
+    real,
+    render,
+    spread,
+    transposed,
+    truth,
+)
+from attnc.ir.algebra import MONOIDS, OPS
+from attnc.ir.cascade import Tensor
+from attnc.ir.expr import Cast, Const, Expr, Map, Tile
+from attnc.ir.source import CompileError, InvalidIR
+from attnc.ir.tile import (
+    Carried,
+    Compute,
+    Contract,
+    Fold,
+    Kernel,
+    Load,
+    Loop,
+    Segment,
+    Statement,
+    Store,
+)
+from attnc.ir.walk import subterms
+
+LONGEST = 80
+"""Characters of an expression beyond which its parts get lines of their own."""
+
+FOLDS = {
+    "sum": "tl.sum({0}, {1})", "max": "tl.max({0}, {1})", "min": "tl.min({0}, {1})",
+    "prod": "tl.reduce({0}, {1}, times)", "logsumexp": "tl.reduce({0}, {1}, logaddexp)",
+    "any": "tl.reduce({0}, {1}, either)", "all": "tl.reduce({0}, {1}, each)",
+}  # fmt: skip
+FOLD_HELPERS = {"prod": "times", "logsumexp": "logaddexp", "any": "either", "all": "each"}
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulate:
+    """`name = start + sum[over](left * right)`: a product and the addition that alone uses it."""
+
+    name: str
+    ranks: tuple[str, ...]
+    start: Expr
+    product: Contract
+
+
+Action = Statement | Accumulate
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """How wide the tiles of a kernel are along one rank, and which positions of them exist.
+
+    `block` is the text of the padded width. `guard` is the condition under which a position
+    exists, "" where all do.
+    """
+
+    block: str
+    guard: str
+
+
+@dataclass(slots=True)
+class Writer:
+    """A kernel in the writing: its lines so far and what they turned out to need.
+
+    `uses` counts who reads each tile. `touched` are the tensors it reads or writes, `bases` the
+    addresses at which an instance begins, `guarded` the ranks whose guards it tests, `matched`
+    the pairs of inputs that must share a type because they are multiplied. `inside` are the
+    variables made since the loop at hand began: the next loop may use their names again.
+    """
+
+    scope: Scope
+    tensors: Mapping[str, Tensor]
+    widths: Mapping[str, Width]
+    uses: Mapping[str, list[str]]
+    touched: dict[str, None] = field(default_factory=dict)
+    bases: dict[str, str] = field(default_factory=dict)
+    guarded: dict[str, None] = field(default_factory=dict)
+    matched: dict[tuple[str, str], None] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    inside: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    depth: int = 1
+    precision: bool = False
+
+    def line(self, text: str) -> None:
+        self.lines.append("    " * self.depth + text if text else "")
+
+    def assign(self, name: str, head: str, parts: list[str], tail: str = "") -> None:
+        """`name = head(parts)tail`, over several lines where one is too short."""
+        start = f"{name} = {head}(" if name else f"{head}("
+        one = f"{start}{', '.join(parts)}){tail}"
+        if len(one) + 4 * self.depth <= 100 and "\n" not in one:
+            self.line(one)
+            return
+        self.line(start)
+        for part in parts:
+            for number, piece in enumerate(part.split("\n")):
+                comma = "," if number == part.count("\n") else ""
+                self.line(f"    {piece}{comma}")
+        self.line(f"){tail}")
+
+    def text(self, expr: Expr, ranks: tuple[str, ...], name: str = "part") -> Text:
+        """An expression as text; the parts of a long one are lines of their own before it."""
+        text = render(expr, ranks, self.scope)
+        if len(text.code) <= LONGEST or not isinstance(expr, Map):
+            return text
+        before = dict(self.scope.named)
+        for arg in expr.args:
+            if isinstance(arg, Map) and len(render(arg, ranks, self.scope).code) > LONGEST // 3:
+                part = self.text(arg, ranks, name)
+                code = self.scope.namer.name(f"{name}_part")
+                self.inside.append(code)
+                self.line(f"{code} = {part.code}")
+                self.scope.named[arg] = Text(code, ATOM, part.ranks, part.kind)
+        text = render(expr, ranks, self.scope)
+        self.scope.named = before
+        return text
+
+    def name_positions(self, body: tuple[Statement, ...]) -> None:
+        """Give a variable to each position that a statement subscripts with and another reads."""
+        elsewhere: set[Expr] = set()
+        for statement in body:
+            match statement:
+                case Load(where=where) | Store(where=where):
+                    elsewhere.update(subterms(where))
+                case Compute(body=expr):
+                    elsewhere.update(subterms(expr))
+                case Contract() | Fold() | Loop():
+                    pass
+        for statement in body:
+            if not isinstance(statement, Load | Store):
+                continue
+            order = statement.ranks if isinstance(statement, Load) else statement.source.ranks
+            for rank, subscript in zip(self.tensors[statement.tensor].ranks, statement.subscripts):
+                known = subscript in self.scope.named or subscript not in elsewhere
+                if known or not isinstance(subscript, Map) or any(_tiles(subscript)):
+                    continue
+                text = render(subscript, order, self.scope)
+                if len(text.ranks) == 1:
+                    code = self.scope.namer.name(rank)
+                    self.inside.append(code)
+                    self.line(f"{code} = {text.code}")
+                    self.scope.named[subscript] = Text(code, ATOM, text.ranks, "int")
+
+    def tile(self, tile: Tile) -> Text:
+        """A tile with its axes as they are in memory."""
+        value = self.scope.values.get(tile.name)
+        if value is None:
+            raise InvalidIR(f"tile {tile.name} is read before it is made")
+        return Text(value.code, ATOM, tile.ranks, value.kind)
+
+    def shape(self, ranks: tuple[str, ...]) -> str:
+        return "[" + ", ".join(self.widths[rank].block for rank in ranks) + "]"
+
+    def guards(self, ranks: tuple[str, ...]) -> list[Text]:
+        """The conditions that the positions of some ranks exist."""
+        found = [rank for rank in ranks if rank in self.widths and self.widths[rank].guard]
+        self.guarded.update(dict.fromkeys(found))
+        return [Text(self.scope.inside(rank), ATOM, (rank,), "bool") for rank in found]
+
+    def bind(self, name: str, ranks: tuple[str, ...], kind: str, dtype: str = "REAL") -> str:
+        """A variable for a tile: the one that was set aside for it, or one named after it."""
+        known = self.scope.values.get(name)
+        code = known.code if known is not None and known.kind == "" else ""
+        if not code:
+            code = self.scope.namer.name(name)
+            self.inside.append(code)
+        self.scope.values[name] = Value(code, ranks, kind, dtype)
+        return code
+
+    # Statements
+
+    def block(self, statements: tuple[Action, ...]) -> None:
+        for statement in statements:
+            match statement:
+                case Load():
+                    self.load(statement)
+                case Compute():
+                    self.compute(statement)
+                case Contract():
+                    self.contract(statement, statement.name, statement.ranks, None)
+                case Accumulate(name, ranks, start, contract):
+                    self.contract(contract, name, ranks, start)
+                case Fold():
+                    self.fold(statement)
+                case Store():
+                    self.store(statement)
+                case Loop():
+                    self.loop(statement)
+
+    def mask(self, where: Expr | None, ranks: tuple[str, ...]) -> list[str]:
+        texts = self.guards(ranks)
+        if where is not None:
+            texts.append(truth(self.text(where, ranks)))
+        if not texts:
+            return []
+        joint = conjunction(texts, ranks)
+        return [f"mask={spread(joint, ranks)}"]
+
+    def address(
+        self, tensor: str, subscripts: tuple[Expr, ...], ranks: tuple[str, ...]
+    ) -> str:
+        self.touched[tensor] = None
+        fixed, moving = address_terms(self.tensors[tensor], subscripts, ranks, self.scope)
+        code = f"{tensor}_ptr"
+        if fixed:
+            terms = " + ".join((code, *fixed))
+            if terms not in self.bases:
+                self.bases[terms] = self.scope.namer.name(f"{tensor}_base")
+            code = self.bases[terms]
+        terms = " + ".join((code, *moving))
+        if len(terms) + 4 * self.depth <= 80:
+            return terms
+        return "\n+ ".join((code, *moving))
+
+    def load(self, load: Load) -> None:
+        dtype = self.tensors[load.tensor].dtype
+        kind = dtype if dtype in ("int", "bool") else "raw"
+        tail = ""
+        if kind == "raw" and "product" not in self.uses.get(load.name, ()):
+            kind, tail = "real", ".to(REAL)"
+        parts = [self.address(load.tensor, load.subscripts, load.ranks)]
+        masks = self.mask(load.where, load.ranks)
+        if masks:
+            parts += [*masks, "other=0.0" if kind in ("raw", "real") else "other=0"]
+        name = self.bind(load.name, load.ranks, kind)
+        if kind == "raw":
+            self.scope.values[load.name] = Value(name, load.ranks, kind, f"{name}.dtype")
+            self.sources[load.name] = load.tensor
+        self.assign(name, "tl.load", parts, tail)
+
+    def compute(self, compute: Compute) -> None:
+        text = self.text(compute.body, compute.ranks, compute.name)
+        dtype = "REAL"
+        if text.kind == "raw" and isinstance(compute.body, Cast):
+            dtype = f"tl.{DTYPES[compute.body.dtype]}"
+        elif text.kind == "raw":
+            text = real(text)
+        name = self.bind(compute.name, compute.ranks, text.kind, dtype)
+        self.line(f"{name} = {self.filled(text, compute.ranks)}")
+
+    def filled(self, text: Text, ranks: tuple[str, ...], kind: str = "") -> str:
+        """The value at every point of a tile, also where it does not vary along some axis."""
+        kind = kind or text.kind
+        dtype = {"int": "tl.int32", "bool": "tl.int1"}.get(kind, "REAL")
+        literal = not text.ranks and (text.code[-1:].isdigit() or text.code.startswith("float("))
+        if literal or text.code in ("True", "False") or text.code.startswith("-float("):
+            if text.code in ("0", "0.0"):
+                return f"tl.zeros({self.shape(ranks)}, dtype={dtype})"
+            return f"tl.full({self.shape(ranks)}, {text.code}, dtype={dtype})"
+        if text.ranks == ranks:
+            return text.code
+        return f"tl.broadcast_to({spread(text, ranks)}, {self.shape(ranks)})"
+
+    def fold(self, fold: Fold) -> None:
+        if fold.op not in MONOIDS:
+            template, identity = f"tl.reduce({{0}}, {{1}}, {self.scope.reduction(fold.op)})", None
+        else:
+            template, identity = FOLDS[fold.op], MONOIDS[fold.op].identity
+            if fold.op in FOLD_HELPERS:
+                self.scope.helper(FOLD_HELPERS[fold.op])
+        if fold.op in ("any", "all"):
+            text = truth(self.tile(fold.source))
+        else:
+            text = operand(self.tile(fold.source))
+            if text.kind == "bool":
+                text = Text(f"{text.within(ATOM)}.to(tl.int32)", ATOM, text.ranks, "int")
+        guards = self.guards(fold.over)
+        if guards:
+            ranks = text.ranks
+            if identity is None:
+                neutral = self.text(self.scope.reductions[fold.op].identity, ()).code
+            else:
+                neutral = self.text(Const(identity), ()).code
+            code = f"tl.where({spread(conjunction(guards, ranks), ranks)}, {text.code}, {neutral})"
+            text = replace(text, code=code, power=ATOM)
+        # The last axis first, so that the others keep their numbers.
+        for axis in sorted((text.ranks.index(rank) for rank in fold.over), reverse=True):
+            ranks = text.ranks[:axis] + text.ranks[axis + 1 :]
+            text = Text(template.format(text.code, axis), ATOM, ranks, text.kind)
+        if text.ranks:
+            text = transposed(text, fold.ranks)
+        name = self.bind(fold.name, fold.ranks, text.kind)
+        self.line(f"{name} = {text.code}")
+
+    def store(self, store: Store) -> None:
+        source = self.tile(store.source)
+        parts = [self.address(store.tensor, store.subscripts, source.ranks), source.code]
+        self.assign("", "tl.store", parts + self.mask(store.where, source.ranks))
+
+    # Products
+
+    def contract(
+        self, contract: Contract, name: str, ranks: tuple[str, ...], start: Expr | None
+    ) -> None:
+        left, right = self.tile(contract.left), self.tile(contract.right)
+        if on_tensor_cores(contract):
+            if ranks[0] in right.ranks:
+                left, right = right, left
+                contract = replace(contract, left=contract.right, right=contract.left)
+            parts = self.operands(contract, left, right, ranks)
+            if start is not None:
+                parts.append(self.filled(self.text(start, ranks), ranks))
+            parts += ["input_precision=PRECISION", "out_dtype=REAL"]
+            self.precision = True
+            self.assign(self.bind(name, ranks, "real"), "tl.dot", parts)
+            return
+        # One side is a vector, or too thin for a tensor core: multiply and add.
+        larger, smaller = (left, right) if len(left.ranks) >= len(right.ranks) else (right, left)
+        missing = tuple(rank for rank in smaller.ranks if rank not in larger.ranks)
+        order = larger.ranks[: len(larger.ranks) - 1] + missing + larger.ranks[-1:]
+        terms = product([real(self.padded(contract, side)) for side in (left, right)], order)
+        axis = order.index(contract.over)
+        text = Text(
+            f"tl.sum({terms.code}, {axis})", ATOM, order[:axis] + order[axis + 1 :], "real"
+        )
+        text = transposed(text, ranks) if ranks else text
+        if start is not None:
+            text = replace(text, code=f"{self.text(start, ranks).within(PLUS)} + {text.code}")
+        self.line(f"{self.bind(name, ranks, 'real')} = {text.code}")
+
+    def padded(self, contract: Contract, text: Text) -> Text:
+        """An operand that is 0 where the summed rank has no position: what was loaded is."""
+        name = (contract.left if text.ranks == contract.left.ranks else contract.right).name
+        if name in self.sources or not self.guards((contract.over,)):
+            return text
+        guard = spread(conjunction(self.guards((contract.over,)), text.ranks), text.ranks)
+        return replace(text, code=f"tl.where({guard}, {text.code}, 0.0)", power=ATOM)
+
+    def operands(
+        self, contract: Contract, left: Text, right: Text, ranks: tuple[str, ...]
+    ) -> list[str]:
+        """The two sides in one type, that of the loaded one, as row by column."""
+        names = (contract.left.name, contract.right.name)
+        dtypes = [self.scope.values[name].dtype for name in names]
+        kinds = (left.kind, right.kind)
+        left, right = self.padded(contract, left), self.padded(contract, right)
+        left = transposed(left, (ranks[0], contract.over))
+        right = transposed(right, (contract.over, ranks[1]))
+        match kinds:
+            case ("raw", "raw"):
+                tensors = [self.sources.get(name) for name in names]
+                if tensors[0] is not None and tensors[1] is not None:
+                    self.matched[tensors[0], tensors[1]] = None
+                return [left.code, right.code]
+            case ("raw", _):
+                return [left.code, f"{right.within(ATOM)}.to({dtypes[0]})"]
+            case (_, "raw"):
+                return [f"{left.within(ATOM)}.to({dtypes[1]})", right.code]
+            case _:
+                return [real(left).code, real(right).code]
+
+    # Loops
+
+    def loop(self, loop: Loop) -> None:
+        kinds = carried_kinds(loop, self.scope, self.tensors)
+        for carried, kind in zip(loop.carried, kinds):
+            text = operand(self.text(carried.init, carried.ranks))
+            name = self.bind(carried.name, carried.ranks, kind)
+            self.line(f"{name} = {self.filled(text, carried.ranks, kind)}")
+        counter = self.scope.namer.name(loop.rank)
+        stops: dict[Expr, str] = {}
+        for segment in loop.segments:
+            bounds = [self.limit(bound, segment, stops, counter) for bound in (segment.lo, segment.hi)]
+            if segment.note:
+                self.line(f"# {segment.note[0].upper()}{segment.note[1:]} tiles of {loop.rank}.")
+            self.line(f"for {counter} in range({bounds[0]}, {bounds[1]}):")
+            self.scope.positions[loop.rank] = Text(counter, ATOM, (), "int")
+            self.segment(loop, segment)
+            del self.scope.positions[loop.rank]
+
+    def limit(self, bound: Expr, segment: Segment, stops: dict[Expr, str], counter: str) -> str:
+        """The bound of a loop: one that is more than a number or a name gets a name."""
+        if bound in stops:
+            return stops[bound]
+        text = render(bound, (), self.scope)
+        if text.power == ATOM and "(" not in text.code:
+            return text.code
+        words = re.sub(r"\W+", "_", segment.note).strip("_")
+        side = "end" if bound == segment.hi else "start"
+        name = self.scope.namer.name("_".join(filter(None, (counter, words, side))))
+        text = self.text(bound, (), name)
+        self.line(f"{name} = {text.code}")
+        stops[bound] = name
+        return name
+
+    def segment(self, loop: Loop, segment: Segment) -> None:
+        outer = (dict(self.scope.values), self.inside, dict(self.scope.named))
+        self.inside = []
+        actions = tuple(fused(segment.body, segment.after))
+        for carried, after in zip(loop.carried, segment.after):
+            if is_last_use(carried, after, loop, segment, actions):
+                code = self.scope.values[carried.name].code
+                self.scope.values[after] = Value(code, carried.ranks, "")
+        self.depth += 1
+        self.name_positions(segment.body)
+        self.block(actions)
+        pairs = [
+            (self.scope.values[after].code, outer[0][carried.name].code)
+            for carried, after in zip(loop.carried, segment.after)
+        ]
+        pairs = [(new, old) for new, old in pairs if new != old]
+        if pairs:
+            self.line(f"{', '.join(p[1] for p in pairs)} = {', '.join(p[0] for p in pairs)}")
+        elif not actions:
+            self.line("pass")
+        self.depth -= 1
+        self.scope.namer.taken.difference_update(self.inside)
+        self.scope.values, self.inside, self.scope.named = outer
+
+
+def on_tensor_cores(contract: Contract) -> bool:
+    """Whether a product is one of two matrices."""
+    return len(contract.left.ranks) == 2 and len(contract.right.ranks) == 2
+
+
+def fused(
+    body: tuple[Statement, ...], after: tuple[str, ...]
+) -> Iterator[Action]:
+    """The statements with each product put into the one addition that reads it."""
+    uses = tile_uses(body)
+    products = {
+        statement.name: statement
+        for statement in body
+        if isinstance(statement, Contract)
+        and len(uses.get(statement.name, ())) == 1
+        and statement.name not in after
+        and on_tensor_cores(statement)
+    }
+    sums: dict[str, Accumulate] = {}
+    for statement in body:
+        if isinstance(statement, Compute):
+            match statement.body:
+                case Map("+", (start, Tile(name, ranks))) | Map("+", (Tile(name, ranks), start)) if (
+                    name in products
+                    and set(ranks) == set(statement.ranks)
+                    and ranks == products[name].ranks
+                ):
+                    sums[statement.name] = Accumulate(
+                        statement.name, statement.ranks, start, products[name]
+                    )
+                case _:
+                    pass
+    inside = {action.product.name for action in sums.values()}
+    for statement in body:
+        if isinstance(statement, Compute) and statement.name in sums:
+            yield sums[statement.name]
+        elif not (isinstance(statement, Contract) and statement.name in inside):
+            yield statement
+
+
+def reads(action: Action) -> Iterator[str]:
+    """The tiles that a statement reads, those of the loops inside it too."""
+    match action:
+        case Load(_, _, _, subscripts, where):
+            yield from _tiles(*subscripts, where)
+        case Compute(_, _, body):
+            yield from _tiles(body)
+        case Contract(_, _, left, right):
+            yield from (left.name, right.name)
+        case Accumulate(_, _, start, contract):
+            yield from (*_tiles(start), contract.left.name, contract.right.name)
+        case Fold(_, _, _, source):
+            yield source.name
+        case Store(_, subscripts, source, where):
+            yield from (source.name, *_tiles(*subscripts, where))
+        case Loop(_, carried, segments):
+            for state in carried:
+                yield from _tiles(state.init)
+            for segment in segments:
+                yield from _tiles(segment.lo, segment.hi)
+                yield from segment.after
+                for statement in segment.body:
+                    yield from reads(statement)
+
+
+def _tiles(*exprs: Expr | None) -> Iterator[str]:
+    for expr in exprs:
+        yield from (term.name for term in subterms(expr) if isinstance(term, Tile))
+
+
+def tile_uses(body: tuple[Statement, ...]) -> dict[str, list[str]]:
+    """For each tile the kinds of its readers, one entry a reading: "product" or "value"."""
+    found: dict[str, list[str]] = {}
+    for statement in body:
+        match statement:
+            case Contract(_, _, left, right):
+                for side in (left, right):
+                    found.setdefault(side.name, []).append("product")
+            case Loop(_, carried, segments):
+                for name in _tiles(*(state.init for state in carried)):
+                    found.setdefault(name, []).append("value")
+                for segment in segments:
+                    for name in (*_tiles(segment.lo, segment.hi), *segment.after):
+                        found.setdefault(name, []).append("value")
+                    for name, kinds in tile_uses(segment.body).items():
+                        found.setdefault(name, []).extend(kinds)
+            case _:
+                for name in reads(statement):
+                    found.setdefault(name, []).append("value")
+    return found
+
+
+def is_last_use(
+    carried: Carried, after: str, loop: Loop, segment: Segment, actions: tuple[Action, ...]
+) -> bool:
+    """Whether the new value may take the old one's name: nothing reads the old one any more."""
+    if segment.after.count(after) > 1 or any(state.name == after for state in loop.carried):
+        return False
+    if carried.name in segment.after:
+        return False
+    made = [n for n, action in enumerate(actions) if getattr(action, "name", "") == after]
+    return len(made) == 1 and not any(
+        carried.name in reads(action) for action in actions[made[0] + 1 :]
+    )
+
+
+def carried_kinds(loop: Loop, scope: Scope, tensors: Mapping[str, Tensor]) -> list[str]:
+    """The kind of each carried value: an integer where every new value is one by its form."""
+    kinds = dict.fromkeys((state.name for state in loop.carried), "int")
+    while True:
+        before = dict(kinds)
+        for segment in loop.segments:
+            trial = replace(scope, values=dict(scope.values))
+            for state in loop.carried:
+                trial.values[state.name] = Value("", state.ranks, kinds[state.name])
+            for statement in segment.body:
+                _assume(statement, trial, tensors)
+            for state, after in zip(loop.carried, segment.after):
+                kind = trial.values[after].kind if after in trial.values else "real"
+                if kinds[state.name] == "int" and kind != "int":
+                    kinds[state.name] = kind if kind == "bool" else "real"
+        if kinds == before:
+            return [kinds[state.name] for state in loop.carried]
+
+
+def _assume(statement: Statement, scope: Scope, tensors: Mapping[str, Tensor]) -> None:
+    """Note the kind of what a statement makes."""
+    match statement:
+        case Load(name, ranks, tensor):
+            dtype = tensors[tensor].dtype
+            kind = dtype if dtype in ("int", "bool") else "real"
+        case Compute(name, ranks, body):
+            kind = "int" if is_integer(body, scope) else "real"
+            if isinstance(body, Map) and OPS[body.op].result == "bool":
+                kind = "bool"
+        case Fold(name, ranks, op, source):
+            kind = "bool" if op in ("any", "all") else scope.values[source.name].kind
+        case Contract(name, ranks):
+            kind = "real"
+        case Store():
+            return
+        case Loop(_, carried):
+            for state, kind in zip(carried, carried_kinds(statement, scope, tensors)):
+                scope.values[state.name] = Value("", state.ranks, kind)
+            return
+    scope.values[name] = Value("", ranks, kind)
+
+
+__all__ = ["CompileError", "Kernel", "Width", "Writer", "tile_uses"]

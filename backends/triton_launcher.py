@@ -1,0 +1,235 @@
+"""The launcher of an emitted module: checks arguments, allocates results, starts the kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnc.backends.triton_expr import DTYPES, host
+from attnc.ir.cascade import Tensor
+from attnc.ir.tile import Program
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A parameter of a kernel and what the launcher passes for it.
+
+    `group` is "pointer", "constant", "extent", or for a stride the name of its tensor.
+    """
+
+    name: str
+    value: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A kernel as text, with what the launcher must know to start it.
+
+    `grid` has a factor for each rank of the grid; `matched` are pairs of inputs that are
+    multiplied with each other and so must have one type. `precision` tells that it multiplies
+    matrices.
+    """
+
+    name: str
+    text: str
+    arguments: tuple[Argument, ...]
+    grid: tuple[str, ...]
+    helpers: tuple[str, ...]
+    reductions: tuple[str, ...]
+    matched: tuple[tuple[str, str], ...]
+    precision: bool
+
+
+DEFAULT_WARPS = 8
+DEFAULT_STAGES = 3
+"""Where the program does not say: two warpgroups, each with half of a tile of 128 queries, so that
+scores and running sums fit into registers; two tiles of keys on their way while one is used."""
+
+CHECKS = '''
+class CallError(ValueError):
+    """Arguments that do not fit: names the tensor, the rank and both extents."""
+
+
+def _check(sizes, name, tensor, ranks, dtype, device):
+    """Compare a tensor with its declaration and note the extents of its ranks in `sizes`."""
+    if not isinstance(tensor, torch.Tensor):
+        raise CallError(f"{name} must be a tensor, not {type(tensor).__name__}")
+    if tensor.device != device:
+        raise CallError(f"{name} is on {tensor.device}, the first input on {device}")
+    kind = (
+        "bool" if tensor.dtype == torch.bool
+        else "float" if tensor.is_floating_point()
+        else "int"
+    )
+    if kind != dtype and tensor.dtype != getattr(torch, dtype, None):
+        raise CallError(f"{name} must be of type {dtype}, not {str(tensor.dtype)[6:]}")
+    if tensor.ndim != len(ranks):
+        raise CallError(
+            f"{name} must have {len(ranks)} axes ({', '.join(ranks)}), not {tensor.ndim}"
+        )
+    for rank, extent in zip(ranks, tensor.shape):
+        if sizes.setdefault(rank, extent) != extent:
+            raise CallError(
+                f"rank {rank} of {name} has extent {extent}, elsewhere it has {sizes[rank]}"
+            )
+
+
+def _empty(sizes, ranks, dtype, device):
+    return torch.empty([sizes[rank] for rank in ranks], dtype=dtype, device=device)
+'''.strip()
+
+
+def host_dtype(dtype: str) -> str:
+    """A declared type as the attribute of `torch` that it is; float, int and bool are kinds."""
+    return {"f8e4m3": "float8_e4m3fn", "int": "int", "bool": "bool", "float": "float",
+            "f8e5m2": "float8_e5m2"}.get(dtype) or DTYPES[dtype]  # fmt: skip
+
+
+def launcher(program: Program, kernels: list[Printed]) -> str:
+    """The class of errors, the check and the function that a user calls."""
+    names = [tensor.name for tensor in program.inputs]
+    lines = [f"def {program.name}({', '.join([*names, '*', 'out=None'])}):"]
+    lines.append(f'    """{_signature_line(program)}"""')
+    lines.append("    sizes = {}")
+    for tensor in program.inputs:
+        lines.append(_check(tensor, tensor.name, names[0]))
+    lines += _matched(kernels)
+    for decl in program.ranks:
+        lines.append(f'    sizes["{decl.name}"] = {host(decl.extent, _size)}')
+    floats = [tensor.name for tensor in program.inputs if tensor.dtype not in ("int", "bool")]
+    lines.append(_arithmetic(floats))
+    lines += _outputs(program, floats)
+    for buffer in program.buffers:
+        lines.append(f"    {buffer.name} = {_empty(buffer, names[0], '_torch_type[real]')}")
+    for kernel in kernels:
+        lines += _launch(program, kernel)
+    lines.append("    return out")
+    parts = [CHECKS]
+    if any(tensor.dtype == "float" for tensor in program.buffers):
+        parts.append("_torch_type = {tl.float32: torch.float32, tl.float64: torch.float64}")
+    if len(program.outputs) > 1:
+        fields = ", ".join(f'"{tensor.name}"' for tensor in program.outputs)
+        parts.append(f'Outputs = namedtuple("Outputs", [{fields}])')
+    return "\n\n\n".join([*parts, "\n".join(lines)])
+
+
+def _size(rank: str) -> str:
+    return f'sizes["{rank}"]'
+
+
+def _signature_line(program: Program) -> str:
+    def declared(tensor: Tensor) -> str:
+        return f"{tensor.name}[{', '.join(tensor.ranks)}]"
+
+    inputs = ", ".join(declared(tensor) for tensor in program.inputs)
+    return f"{inputs} -> {', '.join(declared(tensor) for tensor in program.outputs)}."
+
+
+def _ranks(tensor: Tensor) -> str:
+    inside = ", ".join(f'"{rank}"' for rank in tensor.ranks)
+    return f"({inside},)" if len(tensor.ranks) == 1 else f"({inside})"
+
+
+def _check(tensor: Tensor, value: str, first: str) -> str:
+    dtype = host_dtype(tensor.dtype)
+    return (
+        f'    _check(sizes, "{tensor.name}", {value}, {_ranks(tensor)}, "{dtype}", '
+        f"{first}.device)"
+    )
+
+
+def _matched(kernels: list[Printed]) -> list[str]:
+    pairs = dict.fromkeys(pair for kernel in kernels for pair in kernel.matched)
+    lines = []
+    for left, right in pairs:
+        if left != right:
+            lines += [
+                f"    if {left}.dtype != {right}.dtype:",
+                f'        raise CallError(f"{left} and {right} are multiplied, but one is '
+                f'{{{left}.dtype}} and the other {{{right}.dtype}}")',
+            ]
+    return lines
+
+
+def _arithmetic(floats: list[str]) -> str:
+    if not floats:
+        return "    real = tl.float32"
+    types = ", ".join(f"{name}.dtype" for name in floats)
+    return f"    real = tl.float64 if torch.float64 in [{types}] else tl.float32"
+
+
+def _empty(tensor: Tensor, first: str, real: str) -> str:
+    match tensor.dtype:
+        case "float":
+            dtype = real
+        case "int":
+            dtype = "torch.int32"
+        case _:
+            dtype = f"torch.{host_dtype(tensor.dtype)}"
+    return f"_empty(sizes, {_ranks(tensor)}, {dtype}, {first}.device)"
+
+
+def _outputs(program: Program, floats: list[str]) -> list[str]:
+    """Allocate the outputs, or check those that the caller gave."""
+    first = program.inputs[0].name
+    real = f"{floats[0]}.dtype" if floats else "torch.float32"
+    lines = ["    if out is None:"]
+    if len(program.outputs) == 1:
+        lines.append(f"        out = {_empty(program.outputs[0], first, real)}")
+    else:
+        lines.append("        out = Outputs(")
+        lines += [f"            {_empty(tensor, first, real)}," for tensor in program.outputs]
+        lines.append("        )")
+    names = ", ".join(tensor.name for tensor in program.outputs)
+    lines.append(f"    {names} = out")
+    lines += [_check(tensor, tensor.name, first) for tensor in program.outputs]
+    return lines
+
+
+def _launch(program: Program, kernel: Printed) -> list[str]:
+    grid = " * ".join(kernel.grid) or "1"
+    warps = DEFAULT_WARPS if program.warps is None else program.warps
+    stages = DEFAULT_STAGES if program.stages is None else program.stages
+    lines = [f"    instances = {grid}", "    if instances > 0:"]
+    lines.append(f"        {kernel.name}[(instances,)](")
+    plain = [argument for argument in kernel.arguments if argument.group != "constant"]
+    values = list(dict.fromkeys(argument.value for argument in plain))
+    lines += [f"            {line}" for line in filled_lines(values)]
+    for argument in kernel.arguments:
+        if argument.group == "constant":
+            lines.append(f"            {argument.name}={argument.value},")
+    lines.append(f"            num_warps={warps},")
+    lines.append(f"            num_stages={_stages(program, stages)},")
+    lines.append("            enable_fp_fusion=True,")
+    lines.append("        )")
+    return lines
+
+
+def _stages(program: Program, stages: int) -> str:
+    """Tiles of wide elements fill the shared memory that further stages would need."""
+    wide = next((t.name for t in program.inputs if t.dtype in ("float", "f32", "f64")), None)
+    if stages == 1 or wide is None:
+        return str(stages)
+    return f"{stages} if {wide}.element_size() <= 2 else 1"
+
+
+def filled_lines(items: list[str], width: int = 84) -> list[str]:
+    """Items with commas, as many to a line as fit."""
+    lines = [""]
+    for item in items:
+        if lines[-1] and len(lines[-1]) + len(item) + 2 > width:
+            lines.append("")
+        lines[-1] += f"{' ' if lines[-1] else ''}{item},"
+    return [line for line in lines if line]
+
+
+def signature(arguments: tuple[Argument, ...]) -> list[str]:
+    """The parameters of a kernel: pointers, the strides of each tensor, extents, constants."""
+    lines = []
+    for group in dict.fromkeys(argument.group for argument in arguments):
+        names = [argument.name for argument in arguments if argument.group == group]
+        if group == "constant":
+            lines += [f"{name}: tl.constexpr," for name in names]
+        else:
+            lines += filled_lines(names)
+    return lines

@@ -1,0 +1,275 @@
+"""Prints a tile program as a Python module that needs nothing but PyTorch and Triton.
+
+The module holds a function for every kernel and one launcher, named after the cascade and with its
+signature. Extents of ranks that lie whole within a tile are compile-time constants of a kernel; all
+other extents, and every stride, are ordinary arguments, so a new length compiles nothing.
+"""
+
+from __future__ import annotations
+
+import keyword
+from attnc.backends.triton_expr import (
+    ATOM,
+    Namer,
+    Scope,
+    Text,
+    Value,
+    host,
+    local,
+    render,
+)
+from attnc.backends.triton_helpers import HELPERS, helper_text
+from attnc.backends.triton_kernel import Width, Writer, fused, tile_uses
+from attnc.backends.triton_launcher import Argument, Printed, launcher, signature
+from attnc.ir.cascade import Reduction, Tensor
+from attnc.ir.expr import Const, Expr, Extent, Index, Param, Tile
+from attnc.ir.source import InvalidIR
+from attnc.ir.tile import Axis, Contract, Kernel, Loop, Program, Statement
+from attnc.ir.walk import rewrite
+
+RESERVED = frozenset(keyword.kwlist) | frozenset(HELPERS) | {
+    "tl", "torch", "triton", "math", "namedtuple", "range", "float", "int", "bool", "max", "min",
+    "abs", "round", "REAL", "PRECISION", "CallError", "instance", "out", "sizes", "print", "len",
+}  # fmt: skip
+"""Names that no tile may take."""
+
+
+def emit(program: Program, header: str) -> str:
+    """The text of a self-contained module that runs a tile program on a GPU.
+
+    `header` (the cascade and how it was derived) becomes the module's docstring. The launcher
+    takes the cascade's inputs in order, or by name, and `out=` for results to be written in
+    place; it checks types, shapes and devices and raises the module's `CallError`.
+    """
+    printed = [print_kernel(program, kernel) for kernel in program.kernels]
+    helpers = list(dict.fromkeys(name for kernel in printed for name in kernel.helpers))
+    reductions = dict.fromkeys(name for kernel in printed for name in kernel.reductions)
+    parts = [
+        _docstring(header),
+        "from collections import namedtuple\n" * (len(program.outputs) > 1)
+        + "import math\n\nimport torch\nimport triton\nimport triton.language as tl",
+        *([_PRECISION] if any(kernel.precision for kernel in printed) else []),
+        *helper_text(helpers),
+        *(_reduction(found) for found in program.reductions if found.name in reductions),
+        *(kernel.text for kernel in printed),
+        launcher(program, printed),
+    ]
+    return "\n\n\n".join(parts) + "\n"
+
+
+_PRECISION = """\
+# How float32 matrices are multiplied: as three products of tensor cores, which keeps about 22 bits
+# of each operand. "ieee" keeps all 24 but leaves the tensor cores idle, "tf32" keeps 11. Narrower
+# types are multiplied exactly in any case.
+PRECISION = tl.constexpr("tf32x3")"""
+
+
+def _docstring(header: str) -> str:
+    body = header.strip("\n").replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return f'"""{body}\n"""'
+
+
+def _reduction(reduction: Reduction) -> str:
+    """A user's own reduction as the function that `tl.reduce` applies."""
+    scope = Scope(Namer(set(RESERVED)), {}, {}, frozenset(), frozenset())
+    for name in (reduction.x, reduction.y):
+        scope.values[name] = Value(name, (), "real")
+
+    def named(term: Expr) -> Expr | None:
+        return Tile(term.name, ()) if isinstance(term, Param) else None
+
+    body = render(rewrite(reduction.body, named), (), scope).code
+    return (
+        f"@triton.jit\ndef {reduction.name}({reduction.x}, {reduction.y}):\n    return {body}"
+    )
+
+
+def print_kernel(program: Program, kernel: Kernel) -> Printed:
+    """One kernel as text, and its arguments."""
+    tensors = {t.name: t for t in (*program.inputs, *program.outputs, *program.buffers)}
+    taken = set(RESERVED) | {f"{name}_ptr" for name in tensors}
+    taken |= {kernel.name for kernel in program.kernels} | {program.name}
+    taken |= {reduction.name for reduction in program.reductions}
+    namer = Namer(taken)
+    whole = dict.fromkeys(
+        axis.extent.rank
+        for axis in kernel.axes
+        if axis.size is None and isinstance(axis.extent, Extent)
+    )
+    scope = Scope(namer, {}, {}, frozenset(g.rank for g in kernel.grid if g.tile == 1),
+                  frozenset(whole))
+    scope.reductions.update((reduction.name, reduction) for reduction in program.reductions)
+    for rank in (*whole, *(grid.rank for grid in kernel.grid)):
+        scope.extent(rank)
+    dotted = _dotted(kernel.body)
+    prologue = _instance(kernel, scope)
+    widths: dict[str, Width] = {}
+    blocks: dict[Expr, tuple[str, str, str]] = {}
+    for axis in kernel.axes:
+        if axis.rank in scope.firsts:
+            continue
+        widths[axis.rank] = _width(axis, axis.rank in dotted, scope, blocks)
+    for grid in kernel.grid:
+        if grid.tile > 1:
+            widths[grid.rank] = _grid_width(grid.rank, grid.tile, grid.rank in dotted, scope)
+    writer = Writer(scope, tensors, widths, tile_uses(kernel.body))
+    writer.block(tuple(fused(kernel.body, ())))
+    prologue += [*_axes(widths, writer), *_bases(writer)]
+    arguments = _arguments(writer, blocks)
+    name = f"{kernel.name}_kernel"
+    text = "\n".join(
+        ["@triton.jit", f"def {name}(", *(f"    {line}" for line in signature(arguments)), "):",
+         *(f"    {line}" for line in prologue), "", *writer.lines]
+    )
+    counts = (_count(grid.rank, grid.tile, scope) for grid in kernel.grid)
+    return Printed(
+        name, text, arguments, tuple(counts), tuple(scope.helpers), tuple(scope.reduced),
+        tuple(writer.matched), writer.precision,
+    )  # fmt: skip
+
+
+def _dotted(body: tuple[Statement, ...]) -> set[str]:
+    """Ranks of tiles that the tensor cores multiply: at least 16 wide there."""
+    found: set[str] = set()
+    for statement in body:
+        match statement:
+            case Contract(_, _, left, right) if len(left.ranks) == len(right.ranks) == 2:
+                found |= {*left.ranks, *right.ranks}
+            case Loop(_, _, segments):
+                for segment in segments:
+                    found |= _dotted(segment.body)
+            case _:
+                pass
+    return found
+
+
+def _padded(size: int, dotted: bool) -> int:
+    return max(16 if dotted else 1, 1 << max(size - 1, 0).bit_length())
+
+
+def _width(
+    axis: Axis, dotted: bool, scope: Scope, blocks: dict[Expr, tuple[str, str, str]]
+) -> Width:
+    """The width of an axis that is no rank of the grid."""
+    position = scope.namer.name(axis.rank)
+    scope.positions[axis.rank] = Text(position, ATOM, (axis.rank,), "int")
+    size = axis.extent.value if isinstance(axis.extent, Const) else axis.size
+    if size is not None:
+        block = _padded(int(size), dotted)
+        return Width(str(block), "" if block == size else f"{position} < {size}")
+    if axis.extent not in blocks:
+        if isinstance(axis.extent, Extent):
+            extent = scope.extent(axis.extent.rank)
+        else:
+            extent = scope.namer.name(f"{axis.rank}_width")
+        least = f"max(16, {_POWER})" if dotted else _POWER
+        name = scope.namer.name(f"BLOCK_{axis.rank.upper()}")
+        blocks[axis.extent] = (name, extent, least)
+    name, extent, least = blocks[axis.extent]
+    if dotted and not least.startswith("max"):
+        blocks[axis.extent] = (name, extent, f"max(16, {_POWER})")
+    return Width(name, f"({position} < {extent}) | ({extent} == {name})")
+
+
+_POWER = "triton.next_power_of_2({0})"
+
+
+def _grid_width(rank: str, tile: int, dotted: bool, scope: Scope) -> Width:
+    """The width of a tile of the grid: the last one may reach past the end of its rank."""
+    block = _padded(tile, dotted)
+    position = scope.positions[rank].code
+    guard = f"{position} < {scope.extent(rank)}"
+    if block != tile:
+        guard = f"({guard}) & ({scope.positions[local(rank)].code} < {tile})"
+    return Width(str(block), guard)
+
+
+def _instance(kernel: Kernel, scope: Scope) -> list[str]:
+    """Which positions are this instance's: tiled ranks vary fastest, then batch ranks."""
+    order = [grid for grid in reversed(kernel.grid) if grid.tile > 1]
+    order += [grid for grid in reversed(kernel.grid) if grid.tile == 1]
+    lines = ["instance = tl.program_id(0)"] if order else []
+    for place, grid in enumerate(order):
+        name = scope.namer.name(grid.rank)
+        extent = scope.extent(grid.rank)
+        last = place == len(order) - 1
+        if grid.tile == 1:
+            here = "instance" if last else f"(instance % {extent})"
+            lines.append(f"{name} = {here}.to(tl.int64)")
+            scope.positions[grid.rank] = Text(name, ATOM, (), "int")
+            count = extent
+        else:
+            first = scope.namer.name(f"{grid.rank}_first")
+            count = f"tl.cdiv({extent}, {grid.tile})"
+            if not last:
+                count = scope.namer.name(f"{grid.rank}_tiles")
+                lines.append(f"{count} = tl.cdiv({extent}, {grid.tile})")
+            here = "instance" if last else f"instance % {count}"
+            lines.append(f"{first} = {here} * {grid.tile}")
+            within = scope.namer.name(f"{grid.rank}_local")
+            scope.firsts[grid.rank] = (first, grid.tile)
+            scope.positions[grid.rank] = Text(name, ATOM, (grid.rank,), "int")
+            scope.positions[local(grid.rank)] = Text(within, ATOM, (grid.rank,), "int")
+        if not last:
+            lines.append(f"instance = instance // {count}")
+    return lines
+
+
+def _axes(widths: dict[str, Width], writer: Writer) -> list[str]:
+    """The positions along each axis, and which of them exist."""
+    scope = writer.scope
+    lines = []
+    for rank, width in widths.items():
+        if rank in scope.firsts:
+            within = scope.positions[local(rank)].code
+            lines.append(f"{within} = tl.arange(0, {width.block})")
+            lines.append(f"{scope.positions[rank].code} = {scope.firsts[rank][0]} + {within}")
+        elif rank in scope.used or rank in writer.guarded:
+            lines.append(f"{scope.positions[rank].code} = tl.arange(0, {width.block})")
+    lines += [f"{scope.inside(rank)} = {widths[rank].guard}" for rank in writer.guarded]
+    return lines
+
+
+def _bases(writer: Writer) -> list[str]:
+    lines = []
+    for terms, name in writer.bases.items():
+        one = f"{name} = {terms}"
+        if len(one) <= 94:
+            lines.append(one)
+            continue
+        first, *rest = terms.split(" + ")
+        lines += [f"{name} = (", f"    {first}", *(f"    + {term}" for term in rest), ")"]
+    return lines
+
+
+def _arguments(
+    writer: Writer, blocks: dict[Expr, tuple[str, str, str]]
+) -> tuple[Argument, ...]:
+    """Pointers, strides, extents, then compile-time constants."""
+    scope = writer.scope
+    found = [Argument(f"{name}_ptr", name, "pointer") for name in writer.touched]
+    for name in writer.touched:
+        for rank in writer.tensors[name].ranks:
+            found.append(Argument(scope.stride(name, rank), f"*{name}.stride()", name))
+    for rank, name in scope.extents.items():
+        group = "constant" if rank in scope.whole else "extent"
+        found.append(Argument(name, size_of(rank), group))
+    for extent, (block, width, least) in blocks.items():
+        value = host(extent, size_of)
+        if not isinstance(extent, Extent):
+            found.append(Argument(width, value, "constant"))
+        found.append(Argument(block, least.format(value), "constant"))
+    for expr, name in scope.constants.items():
+        found.append(Argument(name, host(expr, size_of), "constant"))
+    found.append(Argument("REAL", "real", "constant"))
+    found.sort(key=lambda argument: argument.group == "constant")
+    return tuple(found)
+
+
+def size_of(rank: str) -> str:
+    """How the launcher writes an extent."""
+    return f'sizes["{rank}"]'
+
+
+def _count(rank: str, tile: int, scope: Scope) -> str:
+    return size_of(rank) if tile == 1 else f"triton.cdiv({size_of(rank)}, {tile})"

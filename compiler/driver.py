@@ -1,0 +1,203 @@
+"""The whole compiler on one page: parse -> check -> steps -> lower -> emit.
+
+    text --parse, check--> cascade --steps of passes.pipeline--> cascade --lower--> tile program
+         --emit--> source text
+
+`attnc.modules` does the first arrow; this page does the others. Every value that appears on the
+way is handed to one hook, `observe(name, value)`: `attnc show` prints it, a test checks it against
+the interpreter, a benchmark reads the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from attnc.backends import interpreter, launch, triton_source
+from attnc.backends.tiles import Executable
+from attnc.calling import Compiled
+from attnc.explanation import explain
+from attnc.ir.cascade import Cascade
+from attnc.ir.params import with_params
+from attnc.ir.source import CallError, CompileError
+from attnc.ir.tile import Program
+from attnc.ir.verify import verify_cascade
+from attnc.ir.verify_tile import verify_program
+from attnc.passes.pipeline import lower, optimize
+from attnc.passes.report import analyze
+from attnc.sampling import default_sizes, sample
+from attnc.verification import DTYPES, Arrays, Verification, compare
+
+Value = Cascade | Program | str
+Observe = Callable[[str, Value], None]
+
+BACKENDS = ("interpreter", "numpy", "triton")
+
+WIDTH = 64
+"""Extent of a rank that lies whole within a tile where machine code is asked for and none given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a compilation went through: the cascade as written, as derived, tiles, text."""
+
+    written: Cascade
+    optimized: Cascade
+    program: Program
+    source: str
+
+
+def stages(
+    cascade: Cascade,
+    target: str,
+    *,
+    dtype: str = "f32",
+    sizes: dict[str, int] | None = None,
+    observe: Observe | None = None,
+) -> Result:
+    """Take a checked cascade to the text of a kernel for a target, "numpy" or "triton".
+
+    `dtype` is the type of the `float` inputs and `sizes` are extents known beforehand; both only
+    choose tiles. Raises CompileError where a construct cannot be lowered.
+    """
+    see: Observe = observe or (lambda name, value: None)
+
+    verify_cascade(cascade)
+    see("written", cascade)
+
+    optimized = optimize(cascade, see)
+    verify_cascade(optimized)
+
+    program = lower(optimized, target, dtype, sizes, see)
+    verify_program(program)
+    see("lower", program)
+
+    source = (
+        triton_source.emit(program, heading(cascade, optimized))
+        if target == "triton"
+        else Executable(program).source
+    )
+    see("emit", source)
+    return Result(cascade, optimized, program, source)
+
+
+def heading(written: Cascade, optimized: Cascade) -> str:
+    """What an emitted file opens with: the cascade it came from and the steps that led here."""
+    text = str(written).rstrip()
+    if optimized == written:
+        return text
+    steps = [f"  {step.law}: {step.text}" for step in optimized.derivation]
+    return "\n".join((text, "", "Derived:", *steps, "", str(optimized).rstrip()))
+
+
+def compile(
+    cascade: Cascade,
+    backend: str = "numpy",
+    *,
+    dtype: str = "f32",
+    sizes: dict[str, int] | None = None,
+    threads: int | None = None,
+    observe: Observe | None = None,
+    **params: int | float | bool,
+) -> Compiled:
+    """A callable that computes a cascade; `params` give the cascade's parameters by name.
+
+    Called with the inputs by position or by name; NumPy arrays give arrays, torch tensors give
+    tensors. Raises CompileError for what the back-end cannot do, CallError for an unknown one.
+    """
+    if backend not in BACKENDS:
+        raise CallError(f"no back-end {backend!r}; there are {', '.join(BACKENDS)}")
+    cascade = with_params(cascade, params)
+    if backend == "interpreter":
+        verify_cascade(cascade)
+        return Compiled(cascade, backend, str(cascade), cascade)
+    result = stages(cascade, backend, dtype=dtype, sizes=sizes, observe=observe)
+    runner = (
+        Executable(result.program, threads)
+        if backend == "numpy"
+        else launch.Kernel(result.program, result.source)
+    )
+    return Compiled(cascade, backend, result.source, result.optimized, result.program, runner)
+
+
+def verify(
+    cascade: Cascade,
+    sizes: dict[str, int] | None = None,
+    *,
+    dtype: str = "f32",
+    seed: int = 0,
+    **params: int | float | bool,
+) -> Verification:
+    """Run every back-end on random data and compare with the interpreter in float64.
+
+    Extents that `sizes` leaves out are small and ragged. Triton takes part where it can run: on a
+    GPU, or in its own interpreter when TRITON_INTERPRET=1 was set before the start.
+    """
+    if dtype not in DTYPES:
+        raise CallError(f"no such type {dtype!r}; there are {', '.join(DTYPES)}")
+    cascade = with_params(cascade, params)
+    extents = default_sizes(cascade) | (sizes or {})
+    arrays = sample(cascade, extents, dtype=dtype, seed=seed)
+    reference = interpreter.run(cascade, arrays, DTYPES["f64"].numpy)
+    outcomes = [
+        outcome
+        for name, attempt in attempts(cascade, arrays, dtype)
+        for outcome in compare(name, attempt, reference, dtype)
+    ]
+    return Verification(cascade.name, extents, dtype, tuple(outcomes))
+
+
+def attempts(
+    cascade: Cascade, arrays: Arrays, dtype: str
+) -> Iterator[tuple[str, Callable[[], Arrays] | str]]:
+    """Each way to compute a cascade by name: how to run it, or why it is skipped."""
+    exact = DTYPES["f64"].numpy
+    yield "interpreter", lambda: interpreter.run(cascade, arrays)
+    yield "optimized", lambda: interpreter.run(optimize(cascade), arrays, exact)
+    yield "numpy", lambda: compile(cascade, "numpy", dtype=dtype).run(arrays)
+    yield "triton", missing() or (lambda: compile(cascade, "triton", dtype=dtype).run(arrays))
+
+
+def missing() -> str:
+    """What this machine lacks to call a Triton kernel; nothing if it can."""
+    try:
+        torch, _ = launch.require()
+    except CallError as error:
+        return str(error)
+    if launch.interpreted() or torch.cuda.is_available():
+        return ""
+    return "no GPU here, and TRITON_INTERPRET=1 is not set"
+
+
+def machine_code(
+    result: Result, *, target: str, dtype: str, sizes: dict[str, int], emit: str
+) -> str | bytes:
+    """The compiled kernels of a result in one of Triton's forms, for a GPU that need not be there.
+
+    Ranks that lie whole within a tile have the extent WIDTH unless `sizes` says otherwise.
+    """
+    whole = {
+        axis.rank for kernel in result.program.kernels for axis in kernel.axes if axis.size is None
+    }
+    extents = dict.fromkeys(whole, WIDTH) | sizes
+    forms = [
+        launch.compile_ahead(
+            result.source,
+            result.program,
+            target=target,
+            dtype=dtype,
+            sizes=extents,
+            emit=emit,
+            kernel=number,
+        )
+        for number in range(len(result.program.kernels))
+    ]
+    if len(forms) > 1 and emit == "cubin":
+        raise CompileError(
+            f"{result.written.name} has {len(forms)} kernels, and a cubin holds one",
+            help="--emit ptx prints them one after another",
+        )
+    return forms[0] if len(forms) == 1 else "\n".join(str(form) for form in forms)
+
+
+__all__ = ["analyze", "compile", "explain", "machine_code", "optimize", "stages", "verify"]

@@ -1,0 +1,417 @@
+"""How often the elements of a rank must be visited, whatever the mapping.
+
+A *pass* over a fiber is a traversal of all its elements. Another one is needed whenever an
+element must be visited again after every other element was. FuseMax (Nayak et al., MICRO 2024)
+counts passes by hand; the rule here is theirs made executable, for one rank r:
+
+    Einsums e1 and e2 read a tensor t along r, and e2 depends on e1 by a path on which r is
+    dropped: reduced, chosen from, or read at the last turn of an iteration       barrier e1 -> e2
+    passes(r) = 1 + the longest chain of barriers, linked by dependences
+
+A cumulative sum, `sum[j where j <= t](x[j])`, drops nothing: x[t] waits for what stands before
+it, not for everything. It does so only for one who goes along with it: x[j] beside the sum at t
+waits, and so does a reader of a prefix sum's suffix sum.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from attnc.ir.cascade import Cascade, Einsum, base
+from attnc.ir.expr import Access, Expr, Extent, Map, Populate, Reduce, conjuncts
+from attnc.ir.walk import accesses, free_ranks, subterms
+from attnc.passes.depend import Dependences, depend, reduced
+from attnc.passes.partition import Partition, linear, partitions
+from attnc.passes.symbolic import extents
+
+POINT, ALONG, FORWARD, BACKWARD, WHOLE = range(5)
+"""What one reading of a fiber waits for: one fixed element, the element at hand, those up to it,
+those from it on, or all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """Why a rank is visited again: `reader` needs of `tensor` what `first` read long before.
+
+    `path` leads from `first` to `reader` by dependences, both included; at `dropped`, one of
+    them, the rank is reduced, chosen from, or left for good.
+    """
+
+    rank: str
+    first: Einsum
+    reader: Einsum
+    tensor: str
+    path: tuple[Einsum, ...]
+    dropped: Einsum
+
+
+@dataclass(frozen=True, slots=True)
+class PassCount:
+    """The passes over one rank.
+
+    `chain` is a longest chain of barriers, `levels` the earliest pass in which each Einsum of the
+    normalised cascade can run, `revisited` the first and last pass between which the elements of
+    a tensor must be kept, read again or computed again.
+    """
+
+    rank: str
+    passes: int
+    chain: tuple[Barrier, ...]
+    levels: tuple[int, ...]
+    revisited: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The passes over every rank of a cascade, and over which part a whole rank was counted."""
+
+    graph: Dependences
+    ranks: dict[str, PassCount]
+    partitions: tuple[Partition, ...]
+
+
+def count_passes(cascade: Cascade) -> Counts:
+    """Count the passes over every rank of a cascade, each part of a partitioned rank included.
+
+    A partitioned rank itself has the passes of the part that needs fewest: with that part
+    outermost, the others are visited again within a live tile.
+    """
+    graph = depend(cascade)
+    readings = Readings(graph)
+    found = partitions(graph, extents(cascade))
+    names = dict.fromkeys(rank for tensor in cascade.inputs for rank in tensor.ranks)
+    names.update(dict.fromkeys(decl.name for decl in cascade.ranks))
+    names.update(dict.fromkeys(graph.classes.values()))
+    ranks: dict[str, PassCount] = {}
+    for rank in names:
+        groups = dict.fromkeys(frozenset(p.parts) for p in found if rank in p.parts)
+        tried = [_count(readings, rank, group) for group in groups or (frozenset((rank,)),)]
+        ranks[rank] = max(tried, key=lambda count: count.passes)
+    for partition in found:
+        part = min((ranks[name] for name in partition.parts), key=lambda count: count.passes)
+        if part.passes >= ranks[partition.rank].passes:
+            ranks[partition.rank] = part
+    return Counts(graph, ranks, found)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How an access goes through a rank: what it waits for, along which unbound variables."""
+
+    wait: int
+    variables: frozenset[str]
+    ranks: frozenset[str]
+
+
+class Readings:
+    """How every access of a normalised cascade goes through a rank."""
+
+    def __init__(self, graph: Dependences) -> None:
+        self.graph = graph
+        einsums = graph.cascade.einsums
+        self.bound = [frozenset(reduced(einsum)) for einsum in einsums]
+        self.scans = [dict(_scans(einsum, graph.classes)) for einsum in einsums]
+        self.inside = [frozenset(map(id, accesses(einsum.body))) for einsum in einsums]
+        self.steps = [
+            frozenset(graph.classes[left.rank] for left in einsum.left if left.step == "next")
+            for einsum in einsums
+        ]
+        self.subscripts: dict[int, tuple[tuple[str, frozenset[str], bool], ...]] = {}
+
+    def of(self, number: int, access: Access, rank: str) -> Reading:
+        """What an Einsum waits for in reading a tensor, as far as a rank goes."""
+        classes = self.graph.classes
+        axes = self._axes(access)
+        every = frozenset(variable for _, names, _ in axes for variable in names)
+        own = {name for name in every if classes.get(name, base(name)) == rank}
+        chosen = False
+        for axis, names, gathered in axes:
+            if axis == rank and not own & names and names:
+                if len(names) == 1 and not gathered:
+                    own |= names
+                else:
+                    chosen = True
+        bound = self.bound[number] if id(access) in self.inside[number] else frozenset()
+        waits = [self._bound_wait(number, name, every) for name in own & bound]
+        if (own or chosen) and not waits:
+            waits = [FORWARD if rank in self.steps[number] else ALONG]
+        wait = _joint(waits)
+        ranks = frozenset(classes.get(name, base(name)) for name in every)
+        return Reading(wait, frozenset(own - bound) or frozenset(own), ranks)
+
+    def _bound_wait(self, number: int, variable: str, every: frozenset[str]) -> int:
+        """A scan's limit must not stand in the access too: X[t, j] up to t is all of a fiber."""
+        direction, limit = self.scans[number].get(variable, (WHOLE, ""))
+        return WHOLE if limit in every else direction
+
+    def _axes(self, access: Access) -> tuple[tuple[str, frozenset[str], bool], ...]:
+        """For each axis its rank, the variables of its subscript, and whether that reads data."""
+        found = self.subscripts.get(id(access))
+        if found is None:
+            found = tuple(
+                (axis, free_ranks(subscript), any(isinstance(t, Access) for t in subterms(subscript)))
+                for axis, subscript in zip(self.graph.axes[access.tensor], access.subscripts)
+            )
+            self.subscripts[id(access)] = found
+        return found
+
+
+def _scans(einsum: Einsum, classes: dict[str, str]) -> Iterator[tuple[str, tuple[int, str]]]:
+    """For each variable bound up to or from a free one of its rank: the direction, the free one."""
+    match einsum.body:
+        case Reduce(_, _, _, where) | Populate(_, _, _, where):
+            bound = reduced(einsum)
+            for part in conjuncts(where):
+                found = _limit(part)
+                if found is None:
+                    continue
+                low, high = found
+                if classes.get(low, base(low)) != classes.get(high, base(high)):
+                    continue
+                if low in bound and high not in bound:
+                    yield low, (FORWARD, high)
+                elif high in bound and low not in bound:
+                    yield high, (BACKWARD, low)
+        case _:
+            return
+
+
+def _limit(predicate: Expr) -> tuple[str, str] | None:
+    """The variables of low <= high + constant."""
+    match predicate:
+        case Map("<=" | "<", (a, b)):
+            low, high = a, b
+        case Map(">=" | ">", (a, b)):
+            low, high = b, a
+        case _:
+            return None
+    # An extent in the limit may put it behind the end.
+    if any(isinstance(term, Extent) for term in subterms(predicate)):
+        return None
+    found = linear(Map("-", (high, low)), {})
+    if found is None or len(found) != 2 or set(found.values()) != {-1, 1}:
+        return None
+    first, second = sorted(found, key=lambda name: int(found[name]))
+    return first, second
+
+
+def _joint(waits: list[int]) -> int:
+    """What two readings wait for together."""
+    if not waits:
+        return POINT
+    if {FORWARD, BACKWARD} <= set(waits):
+        return WHOLE
+    return max(waits)
+
+
+def _through(wait: int, reading: int) -> int:
+    """What is waited for behind an Einsum that reads what itself waits; POINT ends the matter."""
+    if wait == WHOLE or reading == WHOLE:
+        return WHOLE
+    if reading == POINT:
+        return POINT if wait == ALONG else WHOLE
+    return _joint([wait, reading])
+
+
+@dataclass(frozen=True, slots=True)
+class _Trail:
+    """A path back to the Einsum where it began."""
+
+    number: int
+    before: _Trail | None
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """Someone read a tensor in pass `level` (the earliest such one in `first`); we depend on it."""
+
+    level: int
+    first: int
+    trail: _Trail
+    dropped: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """The last barrier of a chain."""
+
+    visit: _Visit
+    reader: int
+    tensor: str
+    before: _Link | None
+
+
+@dataclass(slots=True)
+class _State:
+    """What is known at an Einsum: the chain that ends there, and the visits it depends on."""
+
+    level: int = 0
+    chain: _Link | None = None
+    visits: dict[tuple[str, int], _Visit] = field(default_factory=dict)
+
+
+def _count(readings: Readings, rank: str, group: frozenset[str]) -> PassCount:
+    """Passes over a rank; barriers stand only on tensors that carry every rank of the group."""
+    graph = readings.graph
+    einsums = graph.cascade.einsums
+    tables = [
+        [(access, readings.of(number, access, rank)) for access in graph.accesses(number)]
+        for number in range(len(einsums))
+    ]
+    if not any(reading.wait > ALONG for table in tables for _, reading in table):
+        return PassCount(rank, 1, (), (1,) * len(einsums), {})
+    roots: dict[str, frozenset[str]] = {}
+    reads: list[dict[str, list[_Read]]] = [{} for _ in einsums]
+    for number in graph.order:
+        made: set[str] = set()
+        for access, reading in tables[number]:
+            if reading.wait == POINT or (len(group) > 1 and not group <= reading.ranks):
+                continue
+            own = frozenset((access.tensor,))
+            behind = roots.get(access.tensor, own) if _carries(graph, access, rank) else own
+            if reading.wait == ALONG:
+                made |= behind
+            for tensor in own | behind:
+                reads[number].setdefault(tensor, []).append(_Read(reading, access.tensor))
+        target = einsums[number].target
+        roots[target] = roots.get(target, frozenset()) | (made or {target})
+    return _Search(graph, rank, tables, reads).run()
+
+
+def _carries(graph: Dependences, access: Access, rank: str) -> bool:
+    return rank in graph.axes[access.tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A tensor is read itself, or through one made from it element by element."""
+
+    reading: Reading
+    via: str
+
+
+class _Search:
+    """One walk over the Einsums in the order of their dependences."""
+
+    def __init__(
+        self,
+        graph: Dependences,
+        rank: str,
+        tables: list[list[tuple[Access, Reading]]],
+        reads: list[dict[str, list[_Read]]],
+    ) -> None:
+        self.graph = graph
+        self.rank = rank
+        self.tables = tables
+        self.reads = reads
+        self.left = Counter(tensor for own in reads for tensor in own)
+        self.states = [_State() for _ in reads]
+        self.revisited: dict[str, tuple[int, int]] = {}
+
+    def run(self) -> PassCount:
+        for number in self.graph.order:
+            self._visit(number)
+        last = max(self.states, key=lambda state: state.level)
+        levels = tuple(state.level + 1 for state in self.states)
+        chain = self._barriers(last.chain)
+        return PassCount(self.rank, last.level + 1, chain, levels, self.revisited)
+
+    def _visit(self, number: int) -> None:
+        state = self.states[number]
+        own = self.reads[number]
+        modes = {id(access): reading for access, reading in self.tables[number]}
+        arrived: list[tuple[bool, str, _Visit]] = []
+        for edge in self.graph.edges[number]:
+            # What an earlier turn read belongs to another fiber of every rank but its own.
+            if edge.lag and edge.lag != self.rank:
+                continue
+            before = self.states[edge.source]
+            reading = modes[id(edge.access)]
+            if before.level > state.level:
+                state.level, state.chain = before.level, before.chain
+            for (tensor, wait), visit in before.visits.items():
+                if not self.left[tensor]:
+                    continue
+                if tensor in own and self._waits(wait, reading, own[tensor]):
+                    dropped = edge.source if visit.dropped is None else visit.dropped
+                    met = _Visit(visit.level, visit.first, visit.trail, dropped)
+                    via = own[tensor][0].via
+                    arrived.append((all(read.via != tensor for read in own[tensor]), via, met))
+                self._keep(state, tensor, _through(wait, reading.wait), visit, wait, number)
+        self._meet(state, number, arrived)
+        for tensor, found in own.items():
+            self.left[tensor] -= 1
+            for wait in {read.reading.wait for read in found}:
+                dropped = number if wait > ALONG else None
+                fresh = _Visit(state.level, state.level, _Trail(number, None, number), dropped)
+                self._add(state, (tensor, wait), fresh)
+
+    def _waits(self, wait: int, reading: Reading, own: list[_Read]) -> bool:
+        """Whether what arrives holds up a reader of the tensor."""
+        if wait in (POINT, ALONG):
+            return False
+        if wait == WHOLE or reading.wait == POINT:
+            return True
+        return any(not read.reading.variables <= reading.variables for read in own)
+
+    def _keep(
+        self, state: _State, tensor: str, wait: int, visit: _Visit, before: int, number: int
+    ) -> None:
+        if wait == POINT:
+            return
+        dropped = visit.dropped if wait == before else number
+        trail = _Trail(number, visit.trail, visit.trail.start)
+        self._add(state, (tensor, wait), _Visit(visit.level, visit.first, trail, dropped))
+
+    def _add(self, state: _State, key: tuple[str, int], visit: _Visit) -> None:
+        known = state.visits.get(key)
+        if known is None:
+            state.visits[key] = visit
+            return
+        first = min(known.first, visit.first)
+        best = visit if visit.level > known.level else known
+        state.visits[key] = _Visit(best.level, first, best.trail, best.dropped)
+
+    def _meet(
+        self, state: _State, number: int, arrived: list[tuple[bool, str, _Visit]]
+    ) -> None:
+        """Raise the level; tensors that are read themselves tell the story, if they suffice."""
+        arrived.sort(key=lambda item: (-item[2].level, item[0]))
+        for _, tensor, visit in arrived:
+            if visit.level + 1 > state.level:
+                before = self.states[visit.trail.start].chain
+                state.level = visit.level + 1
+                state.chain = _Link(visit, number, tensor, before)
+        itself = [item for item in arrived if not item[0]]
+        for _, tensor, visit in itself or arrived:
+            first, last = self.revisited.get(tensor, (visit.first + 1, 0))
+            span = (min(first, visit.first + 1), max(last, state.level + 1))
+            self.revisited[tensor] = span
+
+    def _barriers(self, link: _Link | None) -> tuple[Barrier, ...]:
+        einsums = self.graph.cascade.einsums
+        found: list[Barrier] = []
+        while link is not None:
+            path = [*reversed(list(_numbers(link.visit.trail))), link.reader]
+            dropped = link.visit.dropped
+            found.append(
+                Barrier(
+                    self.rank,
+                    einsums[path[0]],
+                    einsums[link.reader],
+                    link.tensor,
+                    tuple(einsums[number] for number in path),
+                    einsums[path[0] if dropped is None else dropped],
+                )
+            )
+            link = link.before
+        return tuple(reversed(found))
+
+
+def _numbers(trail: _Trail | None) -> Iterator[int]:
+    while trail is not None:
+        yield trail.number
+        trail = trail.before

@@ -1,0 +1,158 @@
+"""Which tensors go through memory between kernels, and which ranks a kernel is cut along.
+
+A rank is *short* where it is the last axis of every input of two ranks or more that carries it
+(the contiguous one: head widths) or where its extent is a constant; it lies whole in a tile. All
+other ranks are *long*: cut along the grid where an output carries them, streamed where they are
+reduced. A tensor is *stored* where a kernel could not have it otherwise:
+
+- it is read at other than its own position;
+- what reads it carries the long rank over which it was reduced (it must be whole first);
+- it was reduced over a long rank and lacks one that its reader is cut along (each part of the
+  grid would reduce again).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnc.ir.cascade import Cascade, Einsum, base, rank_of
+from attnc.ir.expr import Access, Const, Expr, Extent, Index, Param, Reduce
+from attnc.ir.walk import accesses, free_ranks, subterms
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The stored tensors, in order, and the long ranks."""
+
+    stored: tuple[str, ...]
+    long: frozenset[str]
+
+
+def long_ranks(cascade: Cascade) -> frozenset[str]:
+    """The ranks that do not lie whole within a tile."""
+    layouts = [tensor.ranks[tensor.batch :] for tensor in cascade.inputs]
+    last = {own[-1] for own in layouts if len(own) >= 2}
+    inner = {rank for own in layouts if len(own) >= 2 for rank in own[:-1]}
+    constant = {decl.name for decl in cascade.ranks if _constant(decl.extent)}
+    every = {rank for own in layouts for rank in own} | {decl.name for decl in cascade.ranks}
+    return frozenset(every - (last - inner) - constant)
+
+
+def _constant(extent: Expr) -> bool:
+    return all(not isinstance(t, Extent | Access | Index) for t in subterms(extent)) and any(
+        isinstance(t, Const | Param) for t in subterms(extent)
+    )
+
+
+def cut(cascade: Cascade) -> Cut:
+    """Decide what is stored; a cascade that one kernel computes stores nothing."""
+    long = long_ranks(cascade)
+    classes = rank_of(cascade)
+    parts = _parts(cascade, classes)
+    stepped = cascade.iterative()
+    definitions: dict[str, Einsum] = {e.target: e for e in cascade.einsums}
+    stored: dict[str, None] = {}
+    for einsum in cascade.einsums:
+        for expr in (einsum.body, einsum.where):
+            for access in accesses(expr):
+                source = definitions.get(access.tensor)
+                if source is None or access.tensor in stepped:
+                    continue
+                if not _own_position(access, source, classes, long):
+                    stored.setdefault(access.tensor)
+    outputs = [t.name for t in cascade.outputs]
+    while True:
+        more = _forced(cascade, (*outputs, *stored), set(stored), long, classes, parts)
+        if not more:
+            order = [e.target for e in cascade.einsums]
+            return Cut(tuple(sorted(stored, key=order.index)), long)
+        stored.update(dict.fromkeys(more))
+
+
+def _own_position(
+    access: Access, source: Einsum, classes: dict[str, str], long: frozenset[str]
+) -> bool:
+    for subscript, left in zip(access.subscripts, source.left):
+        if not isinstance(subscript, Index):
+            return False
+        if subscript.rank != left.rank and classes.get(left.rank, base(left.rank)) in long:
+            return False
+    return True
+
+
+def _parts(cascade: Cascade, classes: dict[str, str]) -> dict[str, set[str]]:
+    """For each rank variable the ranks of which it addresses a part, itself included."""
+    found: dict[str, set[str]] = {}
+    axes = {t.name: t.ranks for t in cascade.inputs}
+    for einsum in cascade.einsums:
+        for expr in (einsum.body, einsum.where):
+            for access in accesses(expr):
+                for subscript, axis in zip(access.subscripts, axes.get(access.tensor, ())):
+                    for rank in free_ranks(subscript):
+                        found.setdefault(rank, {classes.get(rank, rank)}).add(axis)
+    return found
+
+
+def _forced(
+    cascade: Cascade,
+    roots: tuple[str, ...],
+    stored: set[str],
+    long: frozenset[str],
+    classes: dict[str, str],
+    parts: dict[str, set[str]],
+) -> list[str]:
+    """Reductions over a long rank that a root needs whole, or would repeat."""
+    stepped = cascade.iterative()
+    finals = _finals(cascade)
+    found: list[str] = []
+    for root in roots:
+        carried = {classes.get(r, r) for r in cascade.axes(root)} & long
+        loops = {rank for _, rank in stepped.values()}
+        for tensor, einsum in closure(cascade, root, stored).items():
+            if tensor == root or tensor in stepped or tensor in stored:
+                continue
+            reduced: set[str] = set()
+            if isinstance(einsum.body, Reduce):
+                reduced = {c for r in einsum.body.ranks for c in parts.get(r, {classes.get(r, r)})}
+            elif tensor in finals:
+                reduced = set(parts.get(finals[tensor], {finals[tensor]}))
+            if not reduced & long:
+                continue
+            own = {classes.get(r, r) for r in einsum.ranks}
+            needs_whole = carried & reduced
+            repeated = (carried - own - loops) and not own & loops
+            if needs_whole or repeated:
+                found.append(tensor)
+    return list(dict.fromkeys(found))
+
+
+def _finals(cascade: Cascade) -> dict[str, str]:
+    """Tensors defined as the final slice of an iterative one, with its rank."""
+    stepped = cascade.iterative()
+    found: dict[str, str] = {}
+    for einsum in cascade.einsums:
+        body = einsum.body
+        if isinstance(body, Access) and body.tensor in stepped:
+            axis, rank = stepped[body.tensor]
+            if body.subscripts[axis] == Extent(rank):
+                found[einsum.target] = rank
+    return found
+
+
+def closure(cascade: Cascade, root: str, stored: set[str]) -> dict[str, Einsum]:
+    """The Einsums that a root needs, stopping at what is stored."""
+    definitions: dict[str, list[Einsum]] = {}
+    for einsum in cascade.einsums:
+        definitions.setdefault(einsum.target, []).append(einsum)
+    found: dict[str, Einsum] = {}
+    stack = [root]
+    while stack:
+        name = stack.pop()
+        if name in found or name not in definitions or (name in stored and name != root):
+            continue
+        found[name] = definitions[name][-1]
+        for einsum in definitions[name]:
+            for expr in (einsum.body, einsum.where):
+                stack.extend(access.tensor for access in accesses(expr))
+    return found
+

@@ -1,0 +1,238 @@
+"""Divide after a sum instead of inside it: a factor that does not vary leaves the reduction.
+
+    A[p, m] = N[p, m] / D[p]          O_sum[p, f] = N[p, m] * V[m, f]
+    O[p, f] = A[p, m] * V[m, f]       O[p, f]     = O_sum[p, f] / D[p]
+
+Legal because the product distributes over the reduction (`algebra.LAWS`) and D does not vary over
+m. Worth a pass over m wherever D is itself a reduction over m: O no longer waits for it. Where
+the reduced domain can be empty, D may be what nothing leaves (0), so the quotient is guarded.
+FuseMax (MICRO 2024) calls it the deferral of division; the same law takes additive terms out of
+maxima.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from attnc.ir.algebra import MONOIDS
+from attnc.ir.cascade import Cascade, Einsum
+from attnc.ir.expr import ZERO, Access, Const, Expr, Index, Map, Reduce, conjuncts
+from attnc.ir.walk import accesses, rewrite, substitute
+from attnc.passes.clean import remove_dead
+from attnc.passes.domain import Domains, conjunction, union
+from attnc.passes.fiber import Fiber, Names, fiber, plain
+from attnc.passes.probe import probe
+from attnc.passes.products import Factor, Products, Term, product
+from attnc.passes.signs import non_negative, positive
+
+
+@dataclass(frozen=True, slots=True)
+class Deferral:
+    """One reduction that was rewritten: its name, what left it, and the law."""
+
+    einsum: str
+    factors: str
+    law: str
+
+
+def defer(cascade: Cascade, rank: str) -> tuple[Cascade, tuple[Deferral, ...]]:
+    """Take every factor that waits for a reduction over `rank` out of the others over it."""
+    facts = fiber(cascade, rank)
+    domains = Domains(cascade)
+    names = Names(cascade)
+    einsums: list[Einsum] = []
+    done: list[Deferral] = []
+    for einsum in cascade.einsums:
+        body = facts.reductions.get(einsum.target)
+        found = None if body is None else _rewritten(einsum, body, facts, domains, names)
+        if found is None:
+            einsums.append(einsum)
+        else:
+            einsums.extend(found[0])
+            done.append(found[1])
+    if not done:
+        return cascade, ()
+    return remove_dead(replace(cascade, einsums=tuple(einsums))), tuple(done)
+
+
+def _rewritten(
+    einsum: Einsum, body: Reduce, facts: Fiber, domains: Domains, names: Names
+) -> tuple[list[Einsum], Deferral] | None:
+    opened = Products(facts, body.ranks)
+    match body.op:
+        case "sum":
+            terms = opened.terms(body.body)
+            joint = "*"
+        case "max" | "min":
+            terms = opened.addends(body.body)
+            joint = "+"
+            if not any(opened.outside(f) for t in terms for f in t.factors):
+                terms = opened.terms(body.body)
+                joint = "*"
+                outside = [f for t in terms for f in t.factors if opened.outside(f)]
+                if len(terms) != 1 or terms[0].negative or not all(
+                    positive(resolved(f.expr, facts)) for f in outside
+                ):
+                    return None
+        case _:
+            return None
+    if not any(opened.outside(f) for t in terms for f in t.factors):
+        return None
+    if joint == "+":
+        return _out_of_extremum(einsum, body, terms, opened, facts, domains, names)
+    whole = union(conjuncts(body.where), domains.of(body.body))
+    parts: list[Einsum] = []
+    result: Expr | None = None
+    moved: list[Expr] = []
+    for term in terms:
+        inner = tuple(f for f in term.factors if not opened.outside(f))
+        outer = tuple(f for f in term.factors if opened.outside(f))
+        if any(domains.of(f.expr) for f in outer):
+            return None
+        name = names.fresh(f"{einsum.target}_{body.op}")
+        parts.append(_part(name, einsum, body, product(inner), whole, domains))
+        moved.extend(f.expr for f in outer)
+        value, extra = _outside(einsum, body, name, outer, facts, names)
+        parts.extend(extra)
+        result = _joined(result, value, term.negative)
+    assert result is not None
+    parts.append(replace(einsum, body=result))
+    law = f"({body.op}, *)"
+    return parts, Deferral(einsum.target, ", ".join(dict.fromkeys(_names(moved))), law)
+
+
+def _out_of_extremum(
+    einsum: Einsum,
+    body: Reduce,
+    terms: tuple[Term, ...],
+    opened: Products,
+    facts: Fiber,
+    domains: Domains,
+    names: Names,
+) -> tuple[list[Einsum], Deferral] | None:
+    """max[m](x + y) = max[m](x) + y where y does not vary over m."""
+    inside = [t for t in terms if not any(opened.outside(f) for f in t.factors)]
+    outside = [t for t in terms if any(opened.outside(f) for f in t.factors)]
+    exprs = [product(t.factors) for t in outside]
+    if not inside or any(domains.of(e) for e in exprs):
+        return None
+    inner: Expr | None = None
+    for term in inside:
+        inner = _joined(inner, product(term.factors), term.negative)
+    assert inner is not None
+    whole = union(conjuncts(body.where), domains.of(body.body))
+    name = names.fresh(f"{einsum.target}_{body.op}")
+    part = _part(name, einsum, body, inner, whole, domains)
+    value: Expr = _access(name, einsum)
+    for term, expr in zip(outside, exprs):
+        value = Map("-" if term.negative else "+", (value, expr))
+    value, extra = guarded(value, exprs, facts, names, MONOIDS[body.op].identity)
+    deferral = Deferral(
+        einsum.target, ", ".join(dict.fromkeys(_names(exprs))), f"({body.op}, +)"
+    )
+    return [part, *extra, replace(einsum, body=value)], deferral
+
+
+def _part(
+    name: str,
+    einsum: Einsum,
+    body: Reduce,
+    inner: Expr,
+    whole: tuple[Expr, ...],
+    domains: Domains,
+) -> Einsum:
+    """The reduction of what stays inside, over the same points as before."""
+    own = set(domains.of(inner))
+    missing = conjunction(tuple(part for part in whole if part not in own))
+    return Einsum(
+        name,
+        einsum.left,
+        replace(body, body=inner, where=missing),
+        einsum.where,
+        span=einsum.span,
+    )
+
+
+def _access(name: str, einsum: Einsum) -> Access:
+    return Access(name, tuple(Index(left.rank) for left in einsum.left), einsum.span)
+
+
+def _outside(
+    einsum: Einsum,
+    body: Reduce,
+    name: str,
+    outer: tuple[Factor, ...],
+    facts: Fiber,
+    names: Names,
+) -> tuple[Expr, list[Einsum]]:
+    value: Expr = _access(name, einsum)
+    for factor in outer:
+        value = Map("/" if factor.inverse else "*", (value, factor.expr))
+    unit = [product(outer)] if outer else []
+    return guarded(value, unit, facts, names, MONOIDS[body.op].identity)
+
+
+def guarded(
+    value: Expr, outer: list[Expr], facts: Fiber, names: Names, identity: float
+) -> tuple[Expr, list[Einsum]]:
+    """`value`, but the identity where what left the reduction is undefined on an empty domain.
+
+    A reduction that is at its own identity only where it is empty, or where the quotient is no
+    number anyway, is asked itself; for any other sum a further Einsum says whether it is empty.
+    """
+    condition: Expr | None = None
+    extra: list[Einsum] = []
+    for expr in outer:
+        full = resolved(expr, facts)
+        for access in dict.fromkeys(accesses(full)):
+            body = facts.reductions.get(access.tensor)
+            if body is None or body.op not in MONOIDS:
+                continue
+            start = float(MONOIDS[body.op].identity)
+            if math.isfinite(probe(full, {access: start})):
+                continue
+            test: Expr = Map("==", (access, number(start)))
+            if not MONOIDS[body.op].selective and not non_negative(body.body, facts.definitions):
+                source = facts.definitions[access.tensor]
+                name = names.fresh(f"{access.tensor}_any")
+                seen = Map(">", (Map("present", (body.body,)), ZERO))
+                extra.append(replace(source, target=name, body=replace(body, op="any", body=seen)))
+                test = Map("not", (replace(access, tensor=name),))
+            condition = test if condition is None else Map("or", (condition, test))
+    if condition is None:
+        return value, []
+    return Map("select", (condition, number(identity), value)), extra
+
+
+def number(value: float) -> Const:
+    """A constant, written as an integer where it is 0 or 1."""
+    return Const(int(value)) if value in (0, 1) else Const(float(value))
+
+
+def resolved(expr: Expr, facts: Fiber) -> Expr:
+    """An expression with every map that waits opened, down to the reductions themselves."""
+
+    def rule(term: Expr) -> Expr | None:
+        if not isinstance(term, Access) or term.tensor in facts.reductions or not plain(term):
+            return None
+        einsum = facts.definitions.get(term.tensor)
+        if einsum is None or not facts.waits.get(term.tensor) or isinstance(einsum.body, Reduce):
+            return None
+        if any(left.step for left in einsum.left):
+            return None
+        values = dict(zip((left.rank for left in einsum.left), term.subscripts))
+        return resolved(substitute(einsum.body, values), facts)
+
+    return rewrite(expr, rule)
+
+
+def _joined(result: Expr | None, value: Expr, negative: bool) -> Expr:
+    if result is None:
+        return Map("neg", (value,)) if negative else value
+    return Map("-" if negative else "+", (result, value))
+
+
+def _names(exprs: list[Expr]) -> list[str]:
+    return [access.tensor for expr in exprs for access in accesses(expr)]
+

@@ -1,0 +1,162 @@
+"""Where a value exists: the predicates under which an expression is not empty.
+
+    S[p, m] = Q[p, e] * K[m + 1, e] where m <= p      exists where m <= p and m + 1 < |m|
+
+A point that a `where` excludes or that lies outside its rank does not exist, an elementwise
+operation exists where its operands do, and a reduction exists everywhere but where a subscript
+that it does not run over leaves its rank.
+"""
+
+from __future__ import annotations
+
+from attnc.ir.cascade import Cascade, Einsum, base, rank_of
+from attnc.ir.expr import (
+    ZERO,
+    Access,
+    Cast,
+    Const,
+    Expr,
+    Extent,
+    Index,
+    Map,
+    Param,
+    Populate,
+    Reduce,
+    Tile,
+    both,
+    conjuncts,
+)
+from attnc.ir.walk import free_ranks, substitute
+
+Predicates = tuple[Expr, ...]
+"""Predicates that must all hold, each once, in the order in which they were met."""
+
+
+def union(*groups: Predicates) -> Predicates:
+    return tuple(dict.fromkeys(part for group in groups for part in group))
+
+
+class Domains:
+    """The domain of every tensor of a cascade, in terms of its left ranks."""
+
+    def __init__(self, cascade: Cascade) -> None:
+        self.cascade = cascade
+        self.classes = rank_of(cascade)
+        self.iterative = cascade.iterative()
+        self.params = {decl.name: decl.default for decl in cascade.params}
+        self.axes: dict[str, tuple[str, ...]] = {t.name: t.ranks for t in cascade.inputs}
+        self.left: dict[str, tuple[str, ...]] = dict(self.axes)
+        self.tensors: dict[str, Predicates] = {t.name: () for t in cascade.inputs}
+        for einsum in cascade.einsums:
+            self.axes[einsum.target] = tuple(self.classes.get(r, base(r)) for r in einsum.ranks)
+            self.left[einsum.target] = einsum.ranks
+            self.tensors.setdefault(einsum.target, ())
+        for einsum in cascade.einsums:
+            if einsum.target not in self.iterative:
+                self.tensors[einsum.target] = self.of_einsum(einsum)
+
+    def of_einsum(self, einsum: Einsum) -> Predicates:
+        return union(conjuncts(einsum.where), self.of(einsum.body))
+
+    def of(self, expr: Expr) -> Predicates:
+        """Where an expression exists."""
+        match expr:
+            case Const() | Index() | Extent() | Param() | Tile():
+                return ()
+            case Access(tensor, subscripts):
+                values = dict(zip(self.left[tensor], subscripts))
+                own = tuple(substitute(part, values) for part in self.tensors[tensor])
+                return union(self.position(expr), own)
+            case Map("present"):
+                return ()
+            case Map("select", (condition, chosen, other)):
+                first, second = self.of(chosen), self.of(other)
+                return union(self.of(condition), _either(condition, first, second))
+            case Map(_, args):
+                return union(*(self.of(arg) for arg in args))
+            case Cast(_, body):
+                return self.of(body)
+            case Reduce(_, ranks, body):
+                inside = self._positions(body)
+                return tuple(part for part in inside if not free_ranks(part) & set(ranks))
+            case Populate(op, _, body):
+                if op == "rankof":
+                    return self.of(body)
+                return (Map("present", (expr,)),)
+
+    def _positions(self, expr: Expr) -> Predicates:
+        """The bounds of the subscripts that every evaluation of an expression reads."""
+        match expr:
+            case Access():
+                return self.position(expr)
+            case Map("present"):
+                return ()
+            case Map("select", (condition, _, _)):
+                return self._positions(condition)
+            case Map(_, args):
+                return union(*(self._positions(arg) for arg in args))
+            case Cast(_, body):
+                return self._positions(body)
+            case _:
+                return ()
+
+    def position(self, access: Access) -> Predicates:
+        """The bounds of an access's own subscripts."""
+        stepped = self.iterative.get(access.tensor)
+        found: list[Predicates] = []
+        for axis, (subscript, rank) in enumerate(
+            zip(access.subscripts, self.axes[access.tensor])
+        ):
+            if stepped is None or stepped[0] != axis:
+                found.append(self.of(subscript))
+                found.append(self._inside(subscript, rank))
+        return union(*found)
+
+    def _inside(self, subscript: Expr, rank: str) -> Predicates:
+        """What must be checked for a subscript to lie within its rank."""
+        match subscript:
+            case Index(variable) if self.classes.get(variable, base(variable)) == rank:
+                return ()
+            case Map("%", (_, Extent(other))) if other == rank:
+                return ()
+            case _:
+                high = Map("<", (subscript, Extent(rank)))
+                if natural(subscript, self.params):
+                    return (high,)
+                return (Map(">=", (subscript, ZERO)), high)
+
+
+def natural(expr: Expr, params: dict[str, int | float | bool | None]) -> bool:
+    """Whether an integer expression can be seen to be at least 0."""
+    match expr:
+        case Index() | Extent():
+            return True
+        case Const(value):
+            return value >= 0
+        case Param(name):
+            default = params.get(name)
+            return default is not None and default >= 0
+        case Map("+" | "*" | "//" | "max", args):
+            return all(natural(arg, params) for arg in args)
+        case Map("%", (_, divisor)):
+            return natural(divisor, params)
+        case _:
+            return False
+
+
+def _either(condition: Expr, first: Predicates, second: Predicates) -> Predicates:
+    if first == second:
+        return first
+    left, right = conjunction(first), conjunction(second)
+    chosen = condition if left is None else both(condition, left)
+    denied = Map("not", (condition,))
+    other = denied if right is None else both(denied, right)
+    return (Map("or", (chosen, other)),) if chosen is not None and other is not None else ()
+
+
+def conjunction(predicates: Predicates) -> Expr | None:
+    """Predicates as one; None where there is none."""
+    result: Expr | None = None
+    for part in predicates:
+        result = both(result, part)
+    return result

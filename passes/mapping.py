@@ -1,0 +1,155 @@
+"""The mapping of a cascade onto a target: grid, tiles, stream, from defaults and the schedule.
+
+A schedule fixes what it names; the rest comes from the target's table. Batch ranks have one
+position an instance of the grid; of the long ranks of an output the last is cut into tiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnc.ir.cascade import Cascade, Directive, rank_of
+from attnc.ir.expr import Const, Extent, Index, Map, Param
+from attnc.ir.source import CompileError
+from attnc.ir.targets import Target
+from attnc.passes.extents import Extents
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Tile sizes by rank, the tile of streamed ranks, launch settings."""
+
+    target: Target
+    long: frozenset[str]
+    tiles: dict[str, int]
+    stream: int
+    p: int
+    warps: int
+    stages: int
+
+    def grid(self, cascade: Cascade, root: str) -> dict[str, int]:
+        """The ranks along which the kernel of a root is cut, with the tile of each."""
+        loops = {rank for _, rank in cascade.iterative().values()}
+        ranks = [rank for rank in cascade.axes(root) if rank not in loops]
+        cut = [r for r in ranks if r in self.long and r not in cascade.batch]
+        found: dict[str, int] = {}
+        for rank in ranks:
+            if rank in cascade.batch:
+                found[rank] = 1
+            elif rank in cut:
+                found[rank] = self.tiles.get(rank, self.p if rank == cut[-1] else 1)
+        return found
+
+    def params(self, cascade: Cascade) -> dict[str, int]:
+        """Values of the tile sizes that the compiler introduced."""
+        found: dict[str, int] = {}
+        for name in cascade.tiles:
+            inner = next(d.name for d in cascade.ranks if d.extent == Param(name))
+            found[name] = self.tiles.get(inner, self.tiles.get(inner[:-1], self.stream))
+        return found
+
+
+def mapping(
+    cascade: Cascade, target: Target, long: frozenset[str], sizes: dict[str, int], dtype: str
+) -> Mapping:
+    """Defaults of the target, overridden by the cascade's schedule.
+
+    Raises CompileError for a rank that the cascade lacks, a tile that is no positive number, a
+    grid rank that is reduced, a streamed rank that is not, and for `split`, which has no kernel.
+    """
+    width = max((sizes.get(rank, 0) for rank in _whole(cascade, long)), default=0)
+    p, m, warps, stages = target.settings(width, dtype)
+    tiles: dict[str, int] = {}
+    known = {r for t in cascade.inputs for r in t.ranks} | {d.name for d in cascade.ranks}
+    reduced = _reduced(cascade)
+    carried = {r for t in cascade.outputs for r in t.ranks}
+    for line in cascade.schedule:
+        for rank in line.ranks:
+            if rank not in known:
+                raise CompileError(
+                    f"the schedule names rank {rank}, which {cascade.name} does not have",
+                    line.span,
+                    code="E310",
+                )
+        match line.verb:
+            case "tile":
+                size = _number(cascade, line)
+                if size is not None:
+                    tiles[line.ranks[0]] = size
+            case "parallel":
+                for rank in line.ranks:
+                    if rank not in carried:
+                        raise CompileError(
+                            f"{rank} cannot be parallel: it is reduced by {reduced.get(rank, '?')}",
+                            line.span,
+                            "instances of the grid do not see one another's results",
+                            code="E311",
+                        )
+            case "stream":
+                for rank in line.ranks:
+                    if rank not in reduced and not _steps(cascade, rank):
+                        raise CompileError(
+                            f"{rank} cannot be streamed: no Einsum reduces over it",
+                            line.span,
+                            code="E312",
+                        )
+            case "split":
+                raise CompileError(
+                    "split reductions have no kernel yet",
+                    line.span,
+                    "partial states would have to be merged by a second kernel",
+                    code="E313",
+                    help="leave the line out: the rank is streamed by one instance",
+                )
+            case "warps":
+                warps = _number(cascade, line) or warps
+            case "stages":
+                stages = _number(cascade, line) or stages
+            case _:
+                raise CompileError(f"no such directive: {line.verb}", line.span, code="E314")
+    return Mapping(target, long, tiles, m, p, warps, stages)
+
+
+def _whole(cascade: Cascade, long: frozenset[str]) -> set[str]:
+    return {r for t in cascade.inputs for r in t.ranks[t.batch :] if r not in long}
+
+
+def _steps(cascade: Cascade, rank: str) -> bool:
+    """Whether a rank, or a part of it, is iterative."""
+    loops = {r for _, r in cascade.iterative().values()}
+    return rank in loops or any(
+        decl.name in loops and Extent(rank) in _parts(decl.extent) for decl in cascade.ranks
+    )
+
+
+def _parts(expr: object) -> tuple[object, ...]:
+    match expr:
+        case Map(_, args):
+            return tuple(part for arg in args for part in _parts(arg))
+        case _:
+            return (expr,)
+
+
+def _reduced(cascade: Cascade) -> dict[str, str]:
+    """For each rank the first Einsum that reduces over it."""
+    from attnc.ir.expr import Reduce
+
+    classes = rank_of(cascade)
+    found: dict[str, str] = {}
+    for einsum in cascade.einsums:
+        if isinstance(einsum.body, Reduce):
+            for rank in einsum.body.ranks:
+                found.setdefault(classes.get(rank, rank), einsum.target)
+    return found
+
+
+def _number(cascade: Cascade, line: Directive) -> int | None:
+    """The value of a line; None for `auto`."""
+    if line.value is None:
+        return None
+    value = line.value
+    if isinstance(value, Param):
+        value = Const(Extents(cascade, {}).params.get(value.name, 0))
+    if isinstance(value, Index) or not isinstance(value, Const) or int(value.value) < 1:
+        raise CompileError(f"{line.verb} takes a positive number", line.span, code="E315")
+    return int(value.value)

@@ -1,0 +1,102 @@
+"""Give every reduction an Einsum of its own.
+
+    A[p, m] = exp(S[p, m]) / sum[m'](exp(S[p, m']))
+
+    A_sum[p] = sum[m'](exp(S[p, m']))
+    A[p, m]  = exp(S[p, m]) / A_sum[p]
+
+Legal because the value of a reduction is a function of its free rank variables alone, and because
+it is there at every point of them: a reduction with nothing left gives its identity. What waits
+for a reduction then reads a tensor, so that dependences between Einsums tell the whole story.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from attnc.ir.cascade import Cascade, Einsum, Left, base
+from attnc.ir.expr import Access, Expr, Index, Populate, Reduce
+from attnc.ir.walk import children, free_ranks, rebuild, rewrite, substitute, subterms
+from attnc.passes.fiber import Names
+
+
+def normalise(cascade: Cascade) -> Cascade:
+    """The cascade with each `Reduce` and `Populate` the whole body of an Einsum.
+
+    The same object if it is so already. What stands inside a reduction may be any map.
+    """
+    if not any(_nested(einsum) for einsum in cascade.einsums):
+        return cascade
+    names = Names(cascade)
+    einsums: list[Einsum] = []
+    for einsum in cascade.einsums:
+        einsums.extend(_hoisted(einsum, cascade.batch, names) if _nested(einsum) else (einsum,))
+    return replace(cascade, einsums=tuple(einsums))
+
+
+def _nested(einsum: Einsum) -> bool:
+    """Whether a reduction stands anywhere but at the top of the body."""
+    parts = (*_inside(einsum.body), *(() if einsum.where is None else (einsum.where,)))
+    return any(isinstance(term, Reduce | Populate) for part in parts for term in subterms(part))
+
+
+def _inside(body: Expr) -> tuple[Expr, ...]:
+    """What is left to look through: the body, or its parts if it is a reduction itself."""
+    return children(body) if isinstance(body, Reduce | Populate) else (body,)
+
+
+def _hoisted(einsum: Einsum, batch: tuple[str, ...], names: Names) -> tuple[Einsum, ...]:
+    """An Einsum behind the Einsums of the reductions that stood inside it, innermost first."""
+    found: dict[Expr, str] = {}
+    einsums: list[Einsum] = []
+
+    def rule(expr: Expr) -> Expr | None:
+        if not isinstance(expr, Reduce | Populate):
+            return None
+        ranks = _left_ranks(expr, einsum, batch)
+        if expr not in found:
+            found[expr] = names.fresh(f"{einsum.target}_{expr.op}")
+            einsums.append(_own(found[expr], ranks, expr))
+        return Access(found[expr], tuple(Index(rank) for rank in ranks), expr.span)
+
+    body = einsum.body
+    if isinstance(body, Reduce | Populate):
+        body = rebuild(body, tuple(rewrite(part, rule) for part in children(body)))
+    else:
+        body = rewrite(body, rule)
+    where = None if einsum.where is None else rewrite(einsum.where, rule)
+    return (*einsums, replace(einsum, body=body, where=where))
+
+
+def _left_ranks(expr: Expr, einsum: Einsum, batch: tuple[str, ...]) -> tuple[str, ...]:
+    """Batch ranks first, then what the reduction depends on, in the order of the left side."""
+    free = free_ranks(expr) - frozenset(batch)
+    own = tuple(rank for rank in dict.fromkeys(einsum.ranks) if rank in free)
+    return (*batch, *own, *sorted(free - frozenset(own)))
+
+
+def _own(name: str, ranks: tuple[str, ...], expr: Reduce | Populate) -> Einsum:
+    """The Einsum of one reduction; a primed rank loses its primes where that is free to use."""
+    used = {rank for term in subterms(expr) for rank in _variables(term)} | set(ranks)
+    body: Expr = expr
+    left = list(ranks)
+    for axis, rank in enumerate(ranks):
+        plain = base(rank)
+        if plain not in used and not (isinstance(expr, Populate) and rank == expr.slot):
+            body = substitute(body, {rank: Index(plain)})
+            left[axis] = plain
+            used.add(plain)
+    dtype = "int" if isinstance(expr, Populate) else None
+    return Einsum(name, tuple(Left(rank) for rank in left), body, None, dtype, expr.span)
+
+
+def _variables(term: Expr) -> tuple[str, ...]:
+    match term:
+        case Index(rank):
+            return (rank,)
+        case Reduce(_, ranks):
+            return ranks
+        case Populate(_, rank, _, _, slot):
+            return (rank,) if slot is None else (rank, slot)
+        case _:
+            return ()

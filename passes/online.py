@@ -1,0 +1,491 @@
+"""Reduce in one sweep what waits for another reduction over the same rank.
+
+    G[p] = max[m](S[p, m])              G_run[m1+1, p] = max(G_run[m1, p], G_tile[m1, p])
+    D[p] = sum[m](exp(S[p, m] - G[p]))  D_run[m1+1, p] = D_run[m1, p] * exp(G_run[m1, p] - G_run[m1+1, p])
+                                                         + D_tile[m1, p]
+
+The rank is cut into tiles of M0 positions. Every reduction over it becomes a running one, of the
+state and of the reduction of one tile; where its terms F(x, y) wait for a reduction y of the same
+sweep, they are taken at the value that y has after the tile, and the state is corrected by
+H(y_new) / H(y_old). Legal because F(x, y) = G(x) ⊗ H(y) (`separate.py`), ⊗ distributes over the
+reduction (`algebra.LAWS`), and no term takes a point that y has not seen. The softmax case is
+Milakov and Gimelshein (2018), the cascade FuseMax's fifth (MICRO 2024), the general law
+RedFuser's (2026).
+
+A y at the identity of its reduction has seen nothing, or nothing that counts: there the state is
+empty, the correction is taken as 0, and terms are taken at a y where they are defined.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from attnc.ir.algebra import MONOIDS, Law, laws_of
+from attnc.ir.cascade import Cascade, Einsum, Left, ParamDecl, RankDecl, Refusal
+from attnc.ir.expr import (
+    ONE,
+    ZERO,
+    Access,
+    Cast,
+    Const,
+    Expr,
+    Extent,
+    Index,
+    Map,
+    Param,
+    Populate,
+    Reduce,
+    both,
+    conjuncts,
+)
+from attnc.ir.print_expr import print_expr
+from attnc.ir.walk import accesses, free_ranks, rebuild, children, substitute, rewrite
+from attnc.passes.clean import remove_dead, rename
+from attnc.passes.defer import number, resolved
+from attnc.passes.domain import Domains, union
+from attnc.passes.fiber import Fiber, Names, fiber, plain
+from attnc.passes.probe import probe
+from attnc.passes.separate import Inseparable, separate
+from attnc.passes.signs import positive
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One reduction that joined a sweep: what its state is corrected by, and the proof."""
+
+    einsum: str
+    sweep: int
+    correction: str
+    law: str
+    proof: str
+
+
+@dataclass(frozen=True, slots=True)
+class Online:
+    """The rewritten cascade, the reductions of its sweeps, and what did not join one."""
+
+    cascade: Cascade
+    running: tuple[Running, ...]
+    refusals: tuple[Refusal, ...]
+
+
+class CannotTile(Exception):
+    """An Einsum that cannot be cut along the rank, and why."""
+
+    def __init__(self, einsum: Einsum, term: Expr, reason: str) -> None:
+        super().__init__(reason)
+        self.einsum, self.term, self.reason = einsum, term, reason
+
+
+def online(cascade: Cascade, rank: str, tile: int, stored: tuple[str, ...]) -> Online:
+    """Turn every reduction over `rank` into a running one over tiles of `tile` positions.
+
+    Tensors in `stored` go through memory: they are read at any position, like inputs. Raises CannotTile where a tensor is read along the rank at other than its own position.
+    """
+    return _Sweeps(cascade, rank, tile, stored).rewritten()
+
+
+class _Sweeps:
+    """The state of one rewrite: names given out, and Einsums emitted so far."""
+
+    def __init__(
+        self, cascade: Cascade, rank: str, tile: int, stored: tuple[str, ...]
+    ) -> None:
+        self.cascade, self.rank = cascade, rank
+        self.stored = frozenset(stored)
+        self.facts: Fiber = fiber(cascade, rank)
+        self.domains = Domains(cascade)
+        self.names = Names(cascade)
+        self.size = self.names.fresh(f"{rank.upper()}0")
+        self.inner, self.outer = self.names.fresh(f"{rank}0"), self.names.fresh(f"{rank}1")
+        self.tile = tile
+        self.sweep: dict[str, int] = {}
+        self.out: list[Einsum] = []
+        self.tiles: dict[tuple[str, int], str] = {}
+        self.runs: dict[str, str] = {}
+        self.fixes: dict[Expr, Access] = {}
+        self.singular: dict[Access, tuple[float, ...]] = {}
+        self.running: list[Running] = []
+        self.refusals: list[Refusal] = []
+        self.bound = len(cascade.batch)
+
+    @property
+    def position(self) -> Expr:
+        """The position along the rank, from the tile and the place within it."""
+        return Map("+", (Map("*", (Index(self.outer), Param(self.size))), Index(self.inner)))
+
+    def rewritten(self) -> Online:
+        for einsum in self.cascade.einsums:
+            body = self.facts.reductions.get(einsum.target)
+            if body is None:
+                self.out.append(einsum)
+            else:
+                self._reduction(einsum, body)
+        tiles = Map("ceil", (Map("/", (Extent(self.rank), Param(self.size))),))
+        result = replace(
+            self.cascade,
+            params=(*self.cascade.params, ParamDecl(self.size, "int", self.tile)),
+            tiles=(*self.cascade.tiles, self.size),
+            ranks=(
+                *self.cascade.ranks,
+                RankDecl(self.inner, Param(self.size)),
+                RankDecl(self.outer, tiles),
+            ),
+            einsums=tuple(self.out),
+        )
+        result = remove_dead(result)
+        alive = {einsum.target for einsum in result.einsums}
+        freed = {name: tensor for (tensor, _), name in self.tiles.items() if tensor not in alive}
+        back: dict[str, str] = {}
+        for name, tensor in freed.items():
+            if tensor not in back.values():
+                back[name] = tensor
+        return Online(rename(result, back), tuple(self.running), tuple(self.refusals))
+
+    # -- one reduction
+
+    def _reduction(self, einsum: Einsum, body: Reduce) -> None:
+        waits = self.facts.waits[einsum.target] - {einsum.target}
+        sweep = max((self.sweep[name] for name in waits), default=0)
+        self.sweep[einsum.target] = sweep
+        correction: Expr | None = None
+        product = ""
+        ys = self._awaited(body.body, sweep)
+        if ys:
+            found = self._correction(einsum, body, ys, sweep)
+            if isinstance(found, Refusal):
+                self.refusals.append(found)
+                self.sweep[einsum.target] = sweep = sweep + 1
+            else:
+                correction, product = found
+        self._emit(einsum, body, sweep, correction, product)
+
+    def _awaited(self, body: Expr, sweep: int) -> tuple[Access, ...]:
+        """The values that terms wait for in this sweep: constant along the rank, not yet known."""
+        found: dict[Access, None] = {}
+        for access in accesses(self._opened(body)):
+            if self._pending(access, sweep):
+                found.setdefault(access)
+        return tuple(found)
+
+    def _pending(self, access: Access, sweep: int) -> bool:
+        waits = self.facts.waits.get(access.tensor, frozenset())
+        return not self.facts.varies(access) and any(self.sweep.get(w) == sweep for w in waits)
+
+    def _opened(self, body: Expr) -> Expr:
+        """The body with every map that varies and waits replaced by its definition."""
+
+        def rule(term: Expr) -> Expr | None:
+            if not isinstance(term, Access) or not self.facts.varies(term):
+                return None
+            einsum = self.facts.definitions.get(term.tensor)
+            if einsum is None or not self.facts.waits[term.tensor] or not plain(term):
+                return None
+            if term.tensor in self.stored or isinstance(einsum.body, Reduce | Populate):
+                return None
+            if any(left.step for left in einsum.left):
+                return None
+            values = dict(zip(einsum.ranks, term.subscripts))
+            return self._opened(substitute(einsum.body, values))
+
+        return rewrite(body, rule)
+
+    def _correction(
+        self, einsum: Einsum, body: Reduce, ys: tuple[Access, ...], sweep: int
+    ) -> tuple[Expr, str] | Refusal:
+        opened = self._opened(body.body)
+        unseen = self._unseen(body, ys, sweep)
+        if unseen is not None:
+            return self._refusal(einsum, opened, f"takes points that {unseen} has not seen")
+        old = {y: self._run(y, Index(self.outer)) for y in ys}
+        new = {y: self._run(y, self._next) for y in ys}
+        reason: Inseparable | None = None
+        for law in laws_of(body.op):
+            if law.product not in ("*", "+"):
+                continue
+            split = separate(opened, ys, dict(old), dict(new), law)
+            if isinstance(split, Inseparable):
+                reason = reason or split
+                continue
+            if law.condition == "positive" and not positive(split.correction):
+                reason = Inseparable("is corrected by a factor that may be negative", opened)
+                continue
+            trouble = self._find_singular(opened, split.correction, ys, old, new)
+            if trouble is not None:
+                return self._refusal(einsum, opened, trouble)
+            text = print_expr(split.correction)
+            self.running.append(
+                Running(einsum.target, sweep, text, f"({body.op}, {law.product})", split.proof)
+            )
+            return self._guarded(split.correction, ys, old, law), law.product
+        if reason is None:
+            return self._refusal(
+                einsum, opened, f"no product is known to distribute over {body.op}"
+            )
+        return self._refusal(einsum, reason.term, reason.reason)
+
+    def _refusal(self, einsum: Einsum, term: Expr, reason: str) -> Refusal:
+        return Refusal(self.rank, einsum.target, print_expr(term), reason, einsum.span)
+
+    def _unseen(self, body: Reduce, ys: tuple[Access, ...], sweep: int) -> str | None:
+        """A reduction of this sweep over fewer points than the one that waits for it."""
+        own = set(union(conjuncts(body.where), self.domains.of(body.body)))
+        for y in ys:
+            for name in self.facts.waits[y.tensor]:
+                other = self.facts.reductions[name]
+                if self.sweep[name] == sweep:
+                    seen = union(conjuncts(other.where), self.domains.of(other.body))
+                    if not {part for part in seen if self.rank in free_ranks(part)} <= own:
+                        return name
+        return None
+
+    def _find_singular(
+        self,
+        opened: Expr,
+        correction: Expr,
+        ys: tuple[Access, ...],
+        old: dict[Expr, Expr],
+        new: dict[Expr, Expr],
+    ) -> str | None:
+        """Note, for each y, the values at which terms or corrections are undefined.
+
+        Returns why the rewrite is not safe: a value that y can pass through while terms that it
+        has seen count for something.
+        """
+        for y in ys:
+            values: list[float] = []
+            start = probe(resolved(y, self.facts), self._identities(y))
+            candidates = [start] if math.isinf(start) or start == 0 else []
+            if 0.0 not in candidates:
+                candidates.append(0.0)
+            for value in candidates:
+                broken = not math.isfinite(probe(opened, {y: value})) or not all(
+                    math.isfinite(probe(correction, {old[y]: value, new[y]: after}))
+                    for after in (value, 1.25)
+                )
+                if not broken:
+                    continue
+                if value != start and not self._vanishes(opened, y, value):
+                    return f"is undefined where {y.tensor} is {value:g}, which it can be"
+                values.append(value)
+            self.singular[y] = tuple(values)
+        return None
+
+    def _identities(self, y: Access) -> dict[Expr, float]:
+        full = resolved(y, self.facts)
+        return {
+            access: float(MONOIDS[self.facts.reductions[access.tensor].op].identity)
+            for access in accesses(full)
+            if access.tensor in self.facts.reductions
+            and self.facts.reductions[access.tensor].op in MONOIDS
+        }
+
+    def _vanishes(self, opened: Expr, y: Access, value: float) -> bool:
+        """Whether y = 0 says that every term it has seen is 0: y is a maximum of |x|."""
+        body = self.facts.reductions.get(y.tensor)
+        if body is None or body.op != "max" or value != 0:
+            return False
+        match self._opened(body.body):
+            case Map("abs", (Access() as x,)):
+                return probe(opened, {x: 0.0, y: 1.0}) == 0.0
+            case _:
+                return False
+
+    def _guarded(
+        self, correction: Expr, ys: tuple[Access, ...], old: dict[Expr, Expr], law: Law
+    ) -> Expr:
+        """0 where the old y is singular: the state is the identity there, whatever it meets."""
+        condition: Expr | None = None
+        for y in ys:
+            for value in self.singular[y]:
+                test = Map("==", (old[y], number(value)))
+                condition = test if condition is None else Map("or", (condition, test))
+        if condition is not None:
+            neutral = ONE if law.condition == "positive" else ZERO
+            correction = Map("select", (condition, neutral, correction))
+        return self._fix(correction, ys)
+
+    def _fix(self, correction: Expr, ys: tuple[Access, ...]) -> Expr:
+        """The correction as an Einsum of its own, since several reductions may share it."""
+        if correction not in self.fixes:
+            ranks = free_ranks(correction) - {self.outer}
+            left = self._left(tuple(r for r in self._order(ys) if r in ranks), "")
+            name = self.names.fresh(f"{ys[0].tensor}_fix")
+            self.out.append(Einsum(name, left, correction))
+            self.fixes[correction] = Access(name, tuple(Index(x.rank) for x in left))
+        return self.fixes[correction]
+
+    def _order(self, ys: tuple[Access, ...]) -> tuple[str, ...]:
+        found = dict.fromkeys(self.cascade.batch)
+        for y in ys:
+            found.update((s.rank, None) for s in y.subscripts if isinstance(s, Index))
+        return tuple(found)
+
+    # -- emission
+
+    @property
+    def _next(self) -> Expr:
+        return Map("+", (Index(self.outer), ONE))
+
+    def _left(self, ranks: tuple[str, ...], step: str) -> tuple[Left, ...]:
+        """Left ranks with the tile counter behind the batch ranks."""
+        batch = [Left(r) for r in ranks[: self.bound]]
+        return (*batch, Left(self.outer, step), *(Left(r) for r in ranks[self.bound :]))
+
+    def _at(self, name: str, subscripts: tuple[Expr, ...], counter: Expr) -> Access:
+        return Access(name, (*subscripts[: self.bound], counter, *subscripts[self.bound :]))
+
+    def _run(self, y: Access, counter: Expr) -> Access:
+        """The running value of something constant along the rank, at a counter."""
+        if y.tensor not in self.runs:
+            self._emit_running_map(y.tensor)
+        return self._at(self.runs[y.tensor], y.subscripts, counter)
+
+    def _emit_running_map(self, tensor: str) -> None:
+        """A map of running values runs too, before the first tile and after each."""
+        einsum = self.facts.definitions[tensor]
+        name = self.names.fresh(f"{tensor}_run")
+        sweep = max(self.sweep[w] for w in self.facts.waits[tensor])
+
+        def at(counter: Expr) -> Expr:
+            def rule(term: Expr) -> Expr | None:
+                if isinstance(term, Access) and self._pending(term, sweep):
+                    return self._run(term, counter)
+                return None
+
+            return rewrite(einsum.body, rule)
+
+        start, after = at(ZERO), at(self._next)
+        self.runs[tensor] = name
+        self.out.append(Einsum(name, self._left(einsum.ranks, "start"), start, span=einsum.span))
+        self.out.append(Einsum(name, self._left(einsum.ranks, "next"), after, span=einsum.span))
+
+    def _emit(
+        self, einsum: Einsum, body: Reduce, sweep: int, correction: Expr | None, product: str
+    ) -> None:
+        inside = self._tiled(body.body, sweep, einsum)
+        where = None if body.where is None else self._tiled(body.where, sweep, einsum)
+        if not self._anchored(body.body, einsum):
+            where = both(where, self._in_range)
+        ranks = tuple(self.inner if r == self.rank else r for r in body.ranks)
+        part = self.names.fresh(f"{einsum.target}_tile")
+        state = self.names.fresh(f"{einsum.target}_run")
+        self.runs[einsum.target] = state
+        own = tuple(Index(r) for r in einsum.ranks)
+        self.out.append(
+            Einsum(
+                part,
+                self._left(einsum.ranks, ""),
+                replace(body, ranks=ranks, body=inside, where=where),
+                span=einsum.span,
+            )
+        )
+        old: Expr = self._at(state, own, Index(self.outer))
+        if correction is not None:
+            old = Map(product, (old, correction))
+        combined = self._combined(body.op, old, self._at(part, own, Index(self.outer)))
+        start = self._identity(body.op)
+        self.out.append(Einsum(state, self._left(einsum.ranks, "start"), start, span=einsum.span))
+        self.out.append(Einsum(state, self._left(einsum.ranks, "next"), combined, span=einsum.span))
+        final = self._at(state, own, Extent(self.outer))
+        self.out.append(replace(einsum, body=final))
+
+    def _identity(self, op: str) -> Expr:
+        if op in MONOIDS:
+            identity = MONOIDS[op].identity
+            return Const(identity) if isinstance(identity, bool) else number(identity)
+        return next(r.identity for r in self.cascade.reductions if r.name == op)
+
+    def _combined(self, op: str, old: Expr, new: Expr) -> Expr:
+        if op in MONOIDS:
+            return Map(MONOIDS[op].combine, (old, new))
+        own = next(r for r in self.cascade.reductions if r.name == op)
+        values: dict[Expr, Expr] = {Param(own.x): old, Param(own.y): new}
+        return rewrite(own.body, lambda term: values.get(term))
+
+    @property
+    def _in_range(self) -> Expr:
+        return Map("<", (self.position, Extent(self.rank)))
+
+    def _tiled(self, expr: Expr, sweep: int, einsum: Einsum) -> Expr:
+        """An expression at a position of a tile, with the values that a sweep has so far."""
+        match expr:
+            case Index(rank) if rank == self.rank:
+                return self.position
+            case Access(tensor, subscripts):
+                if self._pending(expr, sweep):
+                    return self._safe(expr)
+                inner = tensor in self.facts.definitions and tensor not in self.stored
+                if not inner or not self.facts.varies(expr):
+                    return replace(
+                        expr, subscripts=tuple(self._tiled(s, sweep, einsum) for s in subscripts)
+                    )
+                return self._tile_of(expr, sweep, einsum)
+            case Reduce(_, ranks) | Populate(_, _, _, _, ranks) if self.rank in (ranks or ()):
+                raise CannotTile(einsum, expr, f"reduces over {self.rank} inside an expression")
+            case Const() | Index() | Extent() | Param() | Map() | Cast() | Reduce() | Populate():
+                parts = tuple(self._tiled(part, sweep, einsum) for part in children(expr))
+                return rebuild(expr, parts)
+            case _:
+                raise CannotTile(einsum, expr, "is no expression of a cascade")
+
+    def _safe(self, y: Access) -> Expr:
+        """The value after the tile, moved where terms are undefined to where they are not."""
+        value = self._run(y, self._next)
+        result: Expr = value
+        for bad in self.singular.get(y, ()):
+            result = Map(
+                "select", (Map("==", (value, number(bad))), ONE if bad == 0 else ZERO, result)
+            )
+        return result
+
+    def _tile_of(self, access: Access, sweep: int, reader: Einsum) -> Access:
+        """The tile of an intermediate tensor that varies along the rank."""
+        source = self.facts.definitions[access.tensor]
+        if any(left.step for left in source.left):
+            raise CannotTile(reader, access, f"{access.tensor} steps along a rank of its own")
+        axis = source.ranks.index(self.rank) if self.rank in source.ranks else None
+        if axis is None or access.subscripts[axis] != Index(self.rank):
+            raise CannotTile(reader, access, f"reads {access.tensor} at another position")
+        waits = self.facts.waits[access.tensor]
+        stage = sweep if any(self.sweep.get(w) == sweep for w in waits) else -1
+        key = (access.tensor, stage)
+        if key not in self.tiles:
+            body = self._tiled(source.body, sweep, source)
+            where = None if source.where is None else self._tiled(source.where, sweep, source)
+            if not self._anchored(source.body, source):
+                where = both(where, self._in_range)
+            name = self.names.fresh(f"{access.tensor}_tile")
+            self.tiles[key] = name
+            left = self._left(
+                tuple(self.inner if r == self.rank else r for r in source.ranks), ""
+            )
+            self.out.append(Einsum(name, left, body, where, source.dtype, source.span))
+        place = tuple(Index(self.inner) if i == axis else self._tiled(s, sweep, reader)
+                      for i, s in enumerate(access.subscripts))  # fmt: skip
+        return self._at(self.tiles[key], place, Index(self.outer))
+
+    def _anchored(self, expr: Expr, einsum: Einsum, inputs_only: bool = False) -> bool:
+        """Whether an expression is sure to be empty at positions past the end of the rank."""
+        match expr:
+            case Access(tensor, subscripts):
+                axes = self.domains.axes[tensor]
+                if inputs_only and tensor in self.facts.definitions and tensor not in self.stored:
+                    return False
+                return any(
+                    subscript == Index(self.rank) and axis == self.rank
+                    for subscript, axis in zip(subscripts, axes)
+                )
+            case Map("present"):
+                return False
+            case Map("select", (condition, _, _)):
+                return self._anchored(condition, einsum, inputs_only)
+            case Map(_, args):
+                return any(self._anchored(arg, einsum, inputs_only) for arg in args)
+            case Cast(_, body):
+                return self._anchored(body, einsum, inputs_only)
+            case Reduce(_, _, body):
+                return self._anchored(body, einsum, True)
+            case _:
+                return False

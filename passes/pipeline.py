@@ -1,0 +1,263 @@
+"""The steps, in order, and the loops over them.
+
+`optimize` takes a cascade to the cascade with the fewest passes that the laws allow; `lower` takes
+that to the tile program of a target. Both show every intermediate to one `observe` hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from attnc.ir.cascade import Cascade, Refusal, Step
+from attnc.ir.source import CompileError
+from attnc.ir.targets import TARGETS, Target
+from attnc.ir.tile import Kernel, Program
+from attnc.passes.count_passes import count_passes
+from attnc.passes.cut import closure, cut
+from attnc.passes.defer import defer
+from attnc.passes.extents import Extents
+from attnc.passes.fiber import fiber
+from attnc.passes.fold_scale import fold_scale
+from attnc.passes.logsumexp import expand_logsumexp
+from attnc.passes.lower import KernelWriter, buffer
+from attnc.passes.mapping import Mapping, mapping
+from attnc.passes.normalise import normalise
+from attnc.passes.online import CannotTile, online
+
+Observe = Callable[[str, "Cascade | Program"], None]
+
+TILE = 64
+"""Tile size that a derived cascade is printed with; a target may choose another."""
+
+
+def passes(cascade: Cascade) -> dict[str, int]:
+    """The number of passes over each rank."""
+    return {rank: count.passes for rank, count in count_passes(cascade).ranks.items()}
+
+
+def repeated(cascade: Cascade) -> tuple[str, ...]:
+    """Ranks that need more than one pass and are reduced somewhere, in order of declaration."""
+    reduced = [rank for rank, count in passes(cascade).items() if count > 1]
+    return tuple(rank for rank in reduced if fiber(cascade, rank).reductions)
+
+
+def defer_factors(cascade: Cascade) -> Cascade:
+    """Take factors that do not vary out of reductions wherever this saves a pass."""
+    for rank in repeated(cascade):
+        changed, done = defer(cascade, rank)
+        before, after = passes(cascade)[rank], passes(changed)[rank]
+        if after >= before:
+            continue
+        steps = tuple(
+            Step(
+                law=f"deferral {deferral.law}",
+                rank=rank,
+                einsums=(deferral.einsum,),
+                before=before,
+                after=after,
+                text=f"{deferral.factors} does not vary over {rank}, so it leaves the reduction "
+                f"in {deferral.einsum}, which no longer waits for it",
+                proof=f"the product distributes over the reduction: law {deferral.law}",
+                span=next(e.span for e in cascade.einsums if e.target == deferral.einsum),
+            )
+            for deferral in done
+        )
+        cascade = replace(changed, derivation=(*cascade.derivation, *steps))
+    return cascade
+
+
+def run_reductions(cascade: Cascade) -> Cascade:
+    """Turn reductions that wait for one another into running ones wherever this saves a pass."""
+    for rank in repeated(cascade):
+        try:
+            result = online(cascade, rank, TILE, ())
+        except CannotTile as error:
+            refusal = Refusal(rank, error.einsum.target, "", error.reason, error.einsum.span)
+            cascade = replace(cascade, refusals=(*cascade.refusals, refusal))
+            continue
+        refusals = (*cascade.refusals, *result.refusals)
+        before = passes(cascade)[rank]
+        after = passes(result.cascade)[rank]
+        if after >= before:
+            cascade = replace(cascade, refusals=refusals)
+            continue
+        steps = tuple(
+            Step(
+                law=f"running {running.law}",
+                rank=rank,
+                einsums=(running.einsum,),
+                before=before,
+                after=after,
+                text=f"{running.einsum} runs along {rank}, its state corrected by "
+                f"{running.correction} whenever a tile changes what it waits for",
+                proof=running.proof,
+                span=next(e.span for e in cascade.einsums if e.target == running.einsum),
+            )
+            for running in result.running
+        )
+        cascade = replace(
+            result.cascade, derivation=(*cascade.derivation, *steps), refusals=refusals
+        )
+    return cascade
+
+
+def kept(cascade: Cascade) -> tuple[Refusal, ...]:
+    """Tensors that are wanted whole along a rank and wait for a reduction over it."""
+    found: list[Refusal] = []
+    outputs = {tensor.name for tensor in cascade.outputs}
+    for rank in repeated(cascade):
+        facts = fiber(cascade, rank)
+        for einsum in cascade.einsums:
+            awaited = facts.waits[einsum.target] - {einsum.target}
+            if rank in einsum.ranks and awaited and (
+                einsum.target in outputs or _reduced_elsewhere(cascade, einsum.target, rank)
+            ):
+                names = " and ".join(sorted(awaited))
+                reason = f"keeps {rank} and waits for {names}, which reduces over it"
+                found.append(Refusal(rank, einsum.target, einsum.target, reason, einsum.span))
+    return tuple(found)
+
+
+def _reduced_elsewhere(cascade: Cascade, tensor: str, rank: str) -> bool:
+    """Whether an output that carries the rank depends on a tensor."""
+    return any(
+        rank in output.ranks and tensor in closure(cascade, output.name, set())
+        for output in cascade.outputs
+    )
+
+
+STEPS: tuple[tuple[str, Callable[[Cascade], Cascade]], ...] = (
+    ("normalise", normalise),
+    ("expand", expand_logsumexp),
+    ("defer", defer_factors),
+    ("online", run_reductions),
+)
+
+
+def optimize(cascade: Cascade, observe: Observe | None = None) -> Cascade:
+    """The cascade with the fewest passes that the laws allow, with its derivation.
+
+    Returns the cascade as it was, with the reasons, where no rank needs fewer passes.
+    """
+    result = replace(cascade, derivation=(), refusals=())
+    for name, step in STEPS:
+        result = step(result)
+        if observe is not None:
+            observe(name, result)
+    before, after = passes(cascade), passes(result)
+    saved = any(after.get(rank, count) < count for rank, count in before.items())
+    chosen = result if saved else cascade
+    refusals = tuple(dict.fromkeys((*result.refusals, *kept(chosen))))
+    return replace(
+        chosen, derivation=result.derivation if saved else (), refusals=refusals
+    )
+
+
+def lower(
+    cascade: Cascade,
+    target: str,
+    dtype: str = "f32",
+    sizes: dict[str, int] | None = None,
+    observe: Observe | None = None,
+) -> Program:
+    """The tile program of a cascade for a target.
+
+    `sizes` are extents known beforehand; they choose tiles and nothing else. Raises CompileError
+    where a construct cannot be lowered, or a schedule asks for what the dependences forbid.
+    """
+    facts = TARGETS[target]
+    cascade = expand_logsumexp(normalise(cascade))
+    decision = cut(cascade)
+    plan = mapping(cascade, facts, decision.long, sizes or {}, dtype)
+    cascade = stream(cascade, plan, decision.stored, decision.long)
+    if observe is not None:
+        observe("stream", cascade)
+    extents = Extents(cascade, plan.params(cascade))
+    memory = {t.name: t.ranks for t in cascade.inputs}
+    memory.update((name, cascade.axes(name)) for name in decision.stored)
+    kernels: list[Kernel] = []
+    for number, (roots, tiles) in enumerate(groups(cascade, decision.stored, plan)):
+        name = cascade.name if number == 0 else f"{cascade.name}_{number}"
+        own = {k: v for k, v in memory.items() if k not in roots}
+        writer = KernelWriter(cascade, name, roots, own, tiles, extents, not facts.base2)
+        kernels.append(writer.write())
+    outputs = {tensor.name for tensor in cascade.outputs}
+    program = Program(
+        name=cascade.name,
+        inputs=cascade.inputs,
+        outputs=cascade.outputs,
+        buffers=tuple(buffer(cascade, n, "float") for n in decision.stored if n not in outputs),
+        params=cascade.params,
+        ranks=tuple(replace(d, extent=extents.of(d.name)) for d in cascade.ranks),
+        reductions=cascade.reductions,
+        kernels=tuple(kernels),
+        warps=plan.warps,
+        stages=plan.stages,
+        history=tuple(f"{step.law}: {step.text}" for step in cascade.derivation),
+    )
+    return fold_scale(program) if facts.base2 else program
+
+
+def stream(
+    cascade: Cascade, plan: Mapping, stored: tuple[str, ...], long: frozenset[str]
+) -> Cascade:
+    """Make every reduction over a long rank a running one."""
+    for rank in sorted(long):
+        if not fiber(cascade, rank).reductions:
+            continue
+        try:
+            cascade = online(cascade, rank, plan.stream, stored).cascade
+        except CannotTile as error:
+            raise CompileError(
+                f"{error.einsum.target} cannot be cut along {rank}",
+                error.einsum.span,
+                error.reason,
+                code="E306",
+            ) from None
+    return cascade
+
+
+def groups(
+    cascade: Cascade, stored: tuple[str, ...], plan: Mapping
+) -> list[tuple[tuple[str, ...], dict[str, int]]]:
+    """Outputs and stored tensors by kernel, in an order in which each reads only earlier ones."""
+    order = [einsum.target for einsum in cascade.einsums]
+    roots = sorted({*(t.name for t in cascade.outputs), *stored}, key=order.index)
+    found: list[tuple[list[str], dict[str, int]]] = []
+    place: dict[str, int] = {}
+    for root in roots:
+        tiles = plan.grid(cascade, root)
+        needs = {
+            place[name]
+            for name in _stored_reads(cascade, root, set(stored))
+            if name in place
+        }
+        earliest = max(needs, default=-1) + 1
+        for number in range(earliest, len(found)):
+            if found[number][1] == tiles:
+                found[number][0].append(root)
+                place[root] = number
+                break
+        else:
+            place[root] = len(found)
+            found.append(([root], tiles))
+    return [(tuple(names), tiles) for names, tiles in found]
+
+
+def _stored_reads(cascade: Cascade, root: str, stored: set[str]) -> set[str]:
+    """The stored tensors that a root reads, directly or through what is computed with it."""
+    from attnc.ir.walk import accesses
+
+    inside = closure(cascade, root, stored)
+    return {
+        access.tensor
+        for einsum in cascade.einsums
+        if einsum.target in inside
+        for expr in (einsum.body, einsum.where)
+        for access in accesses(expr)
+        if access.tensor in stored and access.tensor != root
+    }
+
+
+__all__ = ["STEPS", "Target", "lower", "optimize"]

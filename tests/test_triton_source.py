@@ -1,0 +1,105 @@
+"""The emitted text: what is in it, and what must not be."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+
+import pytest
+from attnc.backends.triton_source import emit
+from attnc.ir.expr import Const, Expr, Extent, Index, Map, Tile
+from attnc.ir.source import InvalidIR
+from attnc.ir.tile import Compute, Loop, Program
+from triton_programs import elementwise, flash, gated, m, paged
+
+X, Y = Tile("x", ("i",)), Tile("y", ("i",))
+
+
+@pytest.mark.parametrize("program", [flash(), flash(causal=True), gated(), paged()])
+def test_a_module_needs_only_torch_and_triton(program: Program) -> None:
+    tree = ast.parse(emit(program, "heading"))
+    names = {
+        alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    } | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert names <= {"torch", "triton", "math", "collections"}
+    assert max(map(len, emit(program, "heading").splitlines())) <= 100
+
+
+def test_the_heading_is_the_docstring_whatever_it_holds() -> None:
+    heading = 'a \\ b """ c\n  indented \\n'
+    assert ast.get_docstring(ast.parse(emit(flash(), heading)), clean=False) == heading + "\n"
+
+
+def test_a_product_added_to_the_state_goes_into_the_dot() -> None:
+    text = emit(flash(), "")
+    assert text.count("T = tl.dot(N.to(V.dtype), V, T * keep[:, None]") == 2
+
+
+def test_a_product_that_is_read_twice_does_not() -> None:
+    program = flash()
+    kernel = program.kernels[0]
+    loop = kernel.body[1]
+    assert isinstance(loop, Loop)
+    again = Compute("again", ("p", "f"), m("neg", Tile("NV", ("p", "f"))))
+    segments = tuple(replace(s, body=(*s.body, again)) for s in loop.segments)
+    body = (kernel.body[0], replace(loop, segments=segments), *kernel.body[2:])
+    text = emit(replace(program, kernels=(replace(kernel, body=body),)), "")
+    assert "T * keep[:, None] + NV" in text
+
+
+def test_state_that_is_still_read_keeps_its_name_until_the_end_of_the_body() -> None:
+    text = emit(flash(), "")
+    assert text.index("G_next = tl.maximum(G") < text.index("tl.exp2(G - base)")
+    assert "        G = G_next\n" in text
+
+
+def test_full_tiles_test_no_position() -> None:
+    text = emit(flash(causal=True), "")
+    full = text[text.index("# Full") : text.index("# Partial")]
+    assert "<" not in full
+    assert "m[None, :] <= p[:, None]" in text
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (m("//", Index("i"), Const(4)), "i // 4"),
+        (m("//", m("-", Index("i"), Const(4)), Const(4)), "floor_quotient(i - 4, 4)"),
+        (m("%", m("-", Index("i"), Extent("i")), Const(4)), "floor_remainder(i - i_size, 4)"),
+        (m("-", X, m("-", Y, X)), "x - (y - x)"),
+        (m("/", X, m("*", Y, X)), "x / (y * x)"),
+        (m("neg", m("+", X, Y)), "-(x + y)"),
+        (m("max", X, Y, Const(0.0)), "tl.maximum(tl.maximum(x, y), 0.0)"),
+        (m("/", Index("i"), Extent("i")), "tl.cast(i, REAL) / tl.cast(i_size, REAL)"),
+        (
+            m("select", m("and", m("<", X, Y), m("not", m("==", X, Y))), X, Y),
+            "tl.where((x < y) & ~(x == y), x, y)",
+        ),
+    ],
+)
+def test_expressions(body: Expr, found: str) -> None:
+    assert f"z = {found}\n" in emit(elementwise(body), "")
+
+
+def test_a_helper_stands_there_only_if_it_is_called() -> None:
+    assert "def expm1(" in emit(elementwise(m("tanh", X)), "")
+    assert "def expm1(" not in emit(elementwise(m("exp", X)), "")
+
+
+def test_names_that_python_or_triton_own_are_not_taken() -> None:
+    program = elementwise(X)
+    kernel = program.kernels[0]
+    body = tuple(
+        replace(s, name="tl") if isinstance(s, Compute) else s for s in kernel.body[:3]
+    ) + (replace(kernel.body[3], source=Tile("tl", ("i",))),)
+    text = emit(replace(program, kernels=(replace(kernel, body=body),)), "")
+    assert "tl_2 = x\n" in text
+    ast.parse(text)
+
+
+def test_a_tile_that_nothing_made_is_our_fault() -> None:
+    with pytest.raises(InvalidIR, match="nowhere"):
+        emit(elementwise(Map("+", (X, Tile("nowhere", ("i",))))), "")
