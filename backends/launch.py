@@ -6,9 +6,11 @@ Neither is imported before something is compiled or called.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import numpy
 
 from attnc.ir.source import CallError, CompileError
 from attnc.ir.tile import Program
@@ -74,14 +78,12 @@ def load(source: str, name: str) -> ModuleType:
 def require() -> tuple[Any, Any]:
     """PyTorch and Triton, or an error that says what to install."""
     try:
-        import torch
-        import triton
+        return importlib.import_module("torch"), importlib.import_module("triton")
     except ImportError as error:
         raise CallError(
             f"the Triton back-end needs PyTorch and Triton ({error.name} is missing): "
             "pip install 'attnc[triton]'"
         ) from error
-    return torch, triton
 
 
 def interpreted() -> bool:
@@ -95,26 +97,24 @@ def _multiply_bfloat16_in_interpreter() -> None:
     It keeps them as 16-bit integers and, up to 3.9 at least, multiplies those integers
     (triton-lang/triton#11584). Widened to float32 first, the products are exact.
     """
-    import numpy
-    from triton.language import bfloat16, float32
-    from triton.runtime import interpreter
-
+    language = importlib.import_module("triton.language")
+    interpreter = importlib.import_module("triton.runtime.interpreter")
     builder: Any = interpreter.InterpreterBuilder
     if getattr(builder.create_dot, "widens_bfloat16", False):
         return
     plain = builder.create_dot
 
     def widened(handle: Any) -> Any:
-        if handle.dtype.scalar != bfloat16 or handle.data.dtype != numpy.uint16:
+        if handle.dtype.scalar != language.bfloat16 or handle.data.dtype != numpy.uint16:
             return handle
         bits = handle.data.astype(numpy.uint32) << 16
-        return interpreter.TensorHandle(bits.view(numpy.float32), float32)
+        return interpreter.TensorHandle(bits.view(numpy.float32), language.float32)
 
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return plain(self, widened(a), widened(b), *rest)
 
-    create_dot.widens_bfloat16 = True  # type: ignore[attr-defined]
     builder.create_dot = create_dot
+    builder.create_dot.widens_bfloat16 = True
 
 
 @dataclass(slots=True)
@@ -145,9 +145,7 @@ class Kernel:
         if device.type == "cpu" and not interpreted():
             raise CallError("the inputs are on the CPU: move them to the GPU first (x.cuda())")
         tensors = {
-            name: value
-            if isinstance(value, torch.Tensor)
-            else torch.as_tensor(value).to(device)
+            name: value if isinstance(value, torch.Tensor) else torch.as_tensor(value).to(device)
             for name, value in inputs.items()
         }
         if interpreted():
@@ -257,9 +255,6 @@ def compile_kernels(
 def _compile(
     triton: Any, target: str, function: Any, values: dict[str, Any], options: dict[str, Any]
 ) -> Compiled:
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     capability = _capability(target)
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
@@ -279,9 +274,10 @@ def _compile(
             divisible = True
         if divisible:
             hints[(place,)] = [["tt.divisibility", 16]]
+    targets = importlib.import_module("triton.backends.compiler")
     compiled = triton.compile(
-        ASTSource(function, signature, constants, hints),
-        target=GPUTarget("cuda", capability, 32),
+        triton.compiler.ASTSource(function, signature, constants, hints),
+        target=targets.GPUTarget("cuda", capability, 32),
         options=options,
     )
     forms: dict[str, str | bytes] = {form: compiled.asm[form] for form in TEXTS}
@@ -336,8 +332,6 @@ def compile_ahead(
 
 def tool(name: str) -> str:
     """A program of the CUDA toolkit: the one in Triton's wheel, else one on the path."""
-    import shutil
-
     _, triton = require()
     shipped = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     found = str(shipped) if shipped.exists() else shutil.which(name)

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attnc.backends.triton_expr import (
-    ATOM,
-    TIMES,
     Scope,
     Text,
     is_natural,
@@ -20,6 +18,7 @@ from attnc.backends.triton_expr import (
     render,
     spread,
 )
+from attnc.backends.triton_host import ATOM, TIMES
 from attnc.ir.cascade import Tensor
 from attnc.ir.expr import Const, Expr, Index, Map, Tile
 from attnc.ir.walk import subterms

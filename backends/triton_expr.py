@@ -6,9 +6,19 @@ in order, and its kind ("int", "bool", "real", or "raw" for floats still in memo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from attnc.backends.triton_host import (
+    ATOM,
+    COMPARE,
+    HOST,
+    INFIX,
+    PLUS,
+    TIMES,
+    UNARY,
+    number,
+)
 from attnc.ir.algebra import OPS
 from attnc.ir.cascade import Reduction
 from attnc.ir.expr import (
@@ -27,32 +37,11 @@ from attnc.ir.expr import (
 from attnc.ir.source import CompileError, InvalidIR
 from attnc.ir.walk import children, subterms
 
-ATOM, UNARY, TIMES, PLUS, AND, OR, COMPARE, LAMBDA = 9, 7, 6, 5, 4, 3, 2, 0
-
-INFIX = {
-    "+": ("+", PLUS), "-": ("-", PLUS), "*": ("*", TIMES), "/": ("/", TIMES),
-    "//": ("//", TIMES), "%": ("%", TIMES), "and": ("&", AND), "or": ("|", OR),
-    "==": ("==", COMPARE), "!=": ("!=", COMPARE), "<": ("<", COMPARE), "<=": ("<=", COMPARE),
-    ">": (">", COMPARE), ">=": (">=", COMPARE),
-}  # fmt: skip
-"""Operators of Triton's Python by operation, with how tightly they bind there."""
-
 DTYPES = {
     "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64",
     "f8e4m3": "float8e4nv", "f8e5m2": "float8e5", "int": "int32", "bool": "int1",
 }  # fmt: skip
 """Names in `triton.language` of the types that have one name there."""
-
-HOST = {
-    "neg": "(-{0})", "exp": "math.exp({0})", "exp2": "2.0 ** {0}", "log": "math.log({0})",
-    "log2": "math.log2({0})", "sqrt": "math.sqrt({0})", "rsqrt": "1 / math.sqrt({0})",
-    "abs": "abs({0})", "floor": "math.floor({0})", "ceil": "math.ceil({0})",
-    "round": "round({0})", "max": "max({0}, {1})", "min": "min({0}, {1})",
-    "sin": "math.sin({0})", "cos": "math.cos({0})", "tanh": "math.tanh({0})",
-    "erf": "math.erf({0})", "log1p": "math.log1p({0})", "expm1": "math.expm1({0})",
-    "pow": "({0}) ** ({1})", "**": "({0}) ** ({1})",
-}  # fmt: skip
-"""Operations that the launcher can evaluate, as Python."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +135,6 @@ class Scope:
     def helper(self, name: str) -> str:
         self.helpers[name] = None
         return name
-
-
-def number(value: int | float | bool) -> str:
-    """A literal; infinities are written as Triton's compiler accepts them."""
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
-        return f'float("{value}")'
-    return repr(value)
 
 
 def spread(text: Text, ranks: tuple[str, ...]) -> str:
@@ -252,47 +234,11 @@ def is_constant(expr: Expr, scope: Scope) -> bool:
     return True
 
 
-def host(expr: Expr, extent: Callable[[str], str]) -> str:
-    """A scalar of constants and extents as Python for the launcher."""
-    match expr:
-        case Const(value):
-            return number(value)
-        case Extent(rank):
-            return extent(rank)
-        case Map("ceil", (Map("/", (over, by)),)):
-            return f"-(-{_tight(over, extent)} // {_tight(by, extent)})"
-        case Map("floor", (Map("/", (over, by)),)):
-            return f"{_tight(over, extent)} // {_tight(by, extent)}"
-        case Map(op, args) if op in HOST:
-            return _nested(HOST[op], [host(arg, extent) for arg in args])
-        case Map(op, (left, right)) if op in INFIX:
-            return f"{_tight(left, extent)} {op} {_tight(right, extent)}"
-        case _:
-            raise CompileError(
-                "an extent must be an expression of numbers and extents", expr.span
-            )
-
-
-def _tight(expr: Expr, extent: Callable[[str], str]) -> str:
-    code = host(expr, extent)
-    infix = isinstance(expr, Map) and expr.op in INFIX
-    return f"({code})" if infix or code.startswith("-") or " " in code else code
-
-
-def _nested(template: str, args: list[str]) -> str:
-    """Apply a template of one or two operands to as many operands as there are."""
-    if "{1}" not in template:
-        return template.format(*args)
-    code = args[0]
-    for arg in args[1:]:
-        code = template.format(code, arg)
-    return code
-
-
 def render(expr: Expr, order: tuple[str, ...], scope: Scope) -> Text:
     """The text of an expression; its axes are those of `order` that it needs, in that order."""
     if expr in scope.named:
-        return scope.named[expr]
+        named = scope.named[expr]
+        return transposed(named, tuple(sorted(named.ranks, key=order.index)))
     if is_constant(expr, scope):
         name = scope.constants.get(expr)
         if name is None:
@@ -310,11 +256,11 @@ def render(expr: Expr, order: tuple[str, ...], scope: Scope) -> Text:
         case Extent(rank):
             return Text(scope.extent(rank), ATOM, (), "int")
         case Tile(name, ranks):
-            value = scope.values.get(name)
-            if value is None:
+            made = scope.values.get(name)
+            if made is None:
                 raise InvalidIR(f"tile {name} is read before it is made")
             wanted = tuple(sorted(ranks, key=order.index))
-            return transposed(Text(value.code, ATOM, ranks, value.kind), wanted)
+            return transposed(Text(made.code, ATOM, ranks, made.kind), wanted)
         case Cast(dtype, body):
             text = render(body, order, scope)
             if dtype == "float":
@@ -332,8 +278,29 @@ def _whole(value: int | float) -> bool:
     return isinstance(value, int)
 
 
+def _counted(expr: Map) -> tuple[Expr, int, int] | None:
+    """(x, k, c) where an expression is (x - k) // c + 1 with x never negative and 0 < k <= c."""
+    match expr:
+        case Map("+", (Map("//", (Map("-", (over, Const(less))), Const(by))), Const(1))):
+            if isinstance(less, int) and isinstance(by, int) and 0 < less <= by:
+                return (over, less, by) if is_natural(over) else None
+    return None
+
+
+def _count(over: Expr, less: int, by: int, order: tuple[str, ...], scope: Scope) -> Text:
+    """(x - k) // c + 1 as a quotient of what is never negative."""
+    text = render(over, order, scope)
+    if less == 1 and by > 1:
+        return _call(f"tl.cdiv({{0}}, {by})", [text], order, "int")
+    raised = text.within(TIMES) if less == by else f"({text.within(PLUS)} + {by - less})"
+    return Text(f"{raised} // {by}", TIMES, text.ranks, "int")
+
+
 def _map(expr: Map, order: tuple[str, ...], scope: Scope) -> Text:
     op, args = expr.op, expr.args
+    counted = _counted(expr)
+    if counted is not None:
+        return _count(*counted, order, scope)
     match op:
         case "first" | "last":
             return _edge(expr, order, scope)
@@ -431,7 +398,8 @@ def _infix(op: str, texts: list[Text], order: tuple[str, ...], kind: str) -> Tex
         if placed.code != text.code:
             placed = replace(placed, power=ATOM)
         # The right operand of - and / is put in brackets where it binds no tighter.
-        tighter = power + 1 if code and op in ("-", "/", "//", "%") or power == COMPARE else power
+        ordered = bool(code) and op in ("-", "/", "//", "%")
+        tighter = power + 1 if ordered or power == COMPARE else power
         code = f"{code} {symbol} {placed.within(tighter)}" if code else placed.within(tighter)
     return Text(code, power, ranks, kind)
 

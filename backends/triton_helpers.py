@@ -30,18 +30,18 @@ def floor_remainder_real(x, y):
     """x % y of real numbers, with the sign of y."""
     return x - tl.floor(x / y) * y
 ''',
-    "times": '''
+    "times": """
 def times(x, y):
     return x * y
-''',
-    "either": '''
+""",
+    "either": """
 def either(x, y):
     return x | y
-''',
-    "each": '''
+""",
+    "each": """
 def each(x, y):
     return x & y
-''',
+""",
     "logaddexp": '''
 def logaddexp(x, y):
     """log(exp(x) + exp(y)); the larger one is taken out, unless both are minus infinity."""
@@ -75,27 +75,27 @@ def softplus(x):
     """log(1 + exp(x)); the exponential is taken of what is negative only."""
     return tl.maximum(x, 0.0) + log1p(tl.exp(-tl.abs(x)))
 ''',
-    "relu": '''
+    "relu": """
 def relu(x):
     return tl.maximum(x, 0)
-''',
+""",
     "gelu": '''
 def gelu(x):
     """x times the normal distribution function of x."""
     return 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
 ''',
-    "silu": '''
+    "silu": """
 def silu(x):
     return x * tl.sigmoid(x)
-''',
-    "elu": '''
+""",
+    "elu": """
 def elu(x):
     return tl.where(x > 0, x, expm1(tl.minimum(x, 0.0)))
-''',
-    "sign": '''
+""",
+    "sign": """
 def sign(x):
     return (x > 0).to(x.dtype) - (x < 0).to(x.dtype)
-''',
+""",
     "round_half_even": '''
 def round_half_even(x):
     """The nearest integer; of two equally near ones the even one."""
@@ -104,10 +104,10 @@ def round_half_even(x):
     rest = x - down
     return down + tl.where(rest == 0.5, odd, tl.where(rest > 0.5, 1.0, 0.0))
 ''',
-    "clip": '''
+    "clip": """
 def clip(x, low, high):
     return tl.minimum(tl.maximum(x, low), high)
-''',
+""",
     "power": '''
 def power(x, y):
     """x to the y: by logarithm, with the sign of a negative x under an odd y."""

@@ -9,19 +9,16 @@ of the tensor cores.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from attnc.backends.triton_address import address_terms
 from attnc.backends.triton_expr import (
-    ATOM,
     DTYPES,
-    PLUS,
     Scope,
     Text,
     Value,
     conjunction,
-    is_integer,
     operand,
     product,
     real,
@@ -30,16 +27,26 @@ from attnc.backends.triton_expr import (
     transposed,
     truth,
 )
-from attnc.ir.algebra import MONOIDS, OPS
+from attnc.backends.triton_flow import (
+    Accumulate,
+    Action,
+    carried_kinds,
+    fused,
+    is_last_use,
+    on_tensor_cores,
+    predicates_in,
+    repeated,
+    tiles_in,
+)
+from attnc.backends.triton_host import ATOM, PLUS
+from attnc.ir.algebra import MONOIDS
 from attnc.ir.cascade import Tensor
 from attnc.ir.expr import Cast, Const, Expr, Map, Tile
-from attnc.ir.source import CompileError, InvalidIR
+from attnc.ir.source import InvalidIR
 from attnc.ir.tile import (
-    Carried,
     Compute,
     Contract,
     Fold,
-    Kernel,
     Load,
     Loop,
     Segment,
@@ -57,19 +64,6 @@ FOLDS = {
     "any": "tl.reduce({0}, {1}, either)", "all": "tl.reduce({0}, {1}, each)",
 }  # fmt: skip
 FOLD_HELPERS = {"prod": "times", "logsumexp": "logaddexp", "any": "either", "all": "each"}
-
-
-@dataclass(frozen=True, slots=True)
-class Accumulate:
-    """`name = start + sum[over](left * right)`: a product and the addition that alone uses it."""
-
-    name: str
-    ranks: tuple[str, ...]
-    start: Expr
-    product: Contract
-
-
-Action = Statement | Accumulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +86,7 @@ class Writer:
     addresses at which an instance begins, `guarded` the ranks whose guards it tests, `matched`
     the pairs of inputs that must share a type because they are multiplied. `inside` are the
     variables made since the loop at hand began: the next loop may use their names again.
+    `shared` are the expressions that several statements have in common, with what to call them.
     """
 
     scope: Scope
@@ -104,6 +99,7 @@ class Writer:
     matched: dict[tuple[str, str], None] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     inside: list[str] = field(default_factory=list)
+    shared: dict[Expr, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     depth: int = 1
     precision: bool = False
@@ -127,20 +123,25 @@ class Writer:
 
     def text(self, expr: Expr, ranks: tuple[str, ...], name: str = "part") -> Text:
         """An expression as text; the parts of a long one are lines of their own before it."""
+        for term in reversed(list(subterms(expr))):
+            if term in self.shared and term not in self.scope.named:
+                self.part(term, ranks, self.shared[term])
         text = render(expr, ranks, self.scope)
         if len(text.code) <= LONGEST or not isinstance(expr, Map):
             return text
-        before = dict(self.scope.named)
         for arg in expr.args:
             if isinstance(arg, Map) and len(render(arg, ranks, self.scope).code) > LONGEST // 3:
-                part = self.text(arg, ranks, name)
-                code = self.scope.namer.name(f"{name}_part")
-                self.inside.append(code)
-                self.line(f"{code} = {part.code}")
-                self.scope.named[arg] = Text(code, ATOM, part.ranks, part.kind)
-        text = render(expr, ranks, self.scope)
-        self.scope.named = before
-        return text
+                self.part(arg, ranks, f"{name}_part")
+        return render(expr, ranks, self.scope)
+
+    def part(self, expr: Expr, ranks: tuple[str, ...], name: str) -> None:
+        """A line of its own for a part of what is to come."""
+        self.shared.pop(expr, None)
+        text = self.text(expr, ranks, name)
+        code = self.scope.namer.name(name)
+        self.inside.append(code)
+        self.line(f"{code} = {text.code}")
+        self.scope.named[expr] = Text(code, ATOM, text.ranks, text.kind)
 
     def name_positions(self, body: tuple[Statement, ...]) -> None:
         """Give a variable to each position that a statement subscripts with and another reads."""
@@ -159,7 +160,7 @@ class Writer:
             order = statement.ranks if isinstance(statement, Load) else statement.source.ranks
             for rank, subscript in zip(self.tensors[statement.tensor].ranks, statement.subscripts):
                 known = subscript in self.scope.named or subscript not in elsewhere
-                if known or not isinstance(subscript, Map) or any(_tiles(subscript)):
+                if known or not isinstance(subscript, Map) or any(tiles_in(subscript)):
                     continue
                 text = render(subscript, order, self.scope)
                 if len(text.ranks) == 1:
@@ -223,9 +224,7 @@ class Writer:
         joint = conjunction(texts, ranks)
         return [f"mask={spread(joint, ranks)}"]
 
-    def address(
-        self, tensor: str, subscripts: tuple[Expr, ...], ranks: tuple[str, ...]
-    ) -> str:
+    def address(self, tensor: str, subscripts: tuple[Expr, ...], ranks: tuple[str, ...]) -> str:
         self.touched[tensor] = None
         fixed, moving = address_terms(self.tensors[tensor], subscripts, ranks, self.scope)
         code = f"{tensor}_ptr"
@@ -337,9 +336,7 @@ class Writer:
         order = larger.ranks[: len(larger.ranks) - 1] + missing + larger.ranks[-1:]
         terms = product([real(self.padded(contract, side)) for side in (left, right)], order)
         axis = order.index(contract.over)
-        text = Text(
-            f"tl.sum({terms.code}, {axis})", ATOM, order[:axis] + order[axis + 1 :], "real"
-        )
+        text = Text(f"tl.sum({terms.code}, {axis})", ATOM, order[:axis] + order[axis + 1 :], "real")
         text = transposed(text, ranks) if ranks else text
         if start is not None:
             text = replace(text, code=f"{self.text(start, ranks).within(PLUS)} + {text.code}")
@@ -385,30 +382,28 @@ class Writer:
             name = self.bind(carried.name, carried.ranks, kind)
             self.line(f"{name} = {self.filled(text, carried.ranks, kind)}")
         counter = self.scope.namer.name(loop.rank)
-        stops: dict[Expr, str] = {}
-        for segment in loop.segments:
-            bounds = [self.limit(bound, segment, stops, counter) for bound in (segment.lo, segment.hi)]
+        limits = self.limits(loop, counter)
+        for segment, (start, end) in zip(loop.segments, limits):
             if segment.note:
                 self.line(f"# {segment.note[0].upper()}{segment.note[1:]} tiles of {loop.rank}.")
-            self.line(f"for {counter} in range({bounds[0]}, {bounds[1]}):")
+            self.line(f"for {counter} in range({start}, {end}):")
             self.scope.positions[loop.rank] = Text(counter, ATOM, (), "int")
             self.segment(loop, segment)
             del self.scope.positions[loop.rank]
 
-    def limit(self, bound: Expr, segment: Segment, stops: dict[Expr, str], counter: str) -> str:
-        """The bound of a loop: one that is more than a number or a name gets a name."""
-        if bound in stops:
-            return stops[bound]
-        text = render(bound, (), self.scope)
-        if text.power == ATOM and "(" not in text.code:
-            return text.code
-        words = re.sub(r"\W+", "_", segment.note).strip("_")
-        side = "end" if bound == segment.hi else "start"
-        name = self.scope.namer.name("_".join(filter(None, (counter, words, side))))
-        text = self.text(bound, (), name)
-        self.line(f"{name} = {text.code}")
-        stops[bound] = name
-        return name
+    def limits(self, loop: Loop, counter: str) -> list[tuple[str, str]]:
+        """The bounds of each segment; one that is more than a number or a name gets a name."""
+        bounds = [bound for segment in loop.segments for bound in (segment.lo, segment.hi)]
+        outer, self.shared = self.shared, dict.fromkeys(repeated(list(dict.fromkeys(bounds))), f"{counter}_bound")
+        for segment in loop.segments:
+            words = re.sub(r"\W+", "_", segment.note).strip("_")
+            for side, bound in (("start", segment.lo), ("end", segment.hi)):
+                text = render(bound, (), self.scope)
+                if text.power != ATOM or "(" in text.code:
+                    self.part(bound, (), "_".join(filter(None, (counter, words, side))))
+        self.shared = outer
+        texts = [render(bound, (), self.scope).code for bound in bounds]
+        return list(zip(texts[::2], texts[1::2]))
 
     def segment(self, loop: Loop, segment: Segment) -> None:
         outer = (dict(self.scope.values), self.inside, dict(self.scope.named))
@@ -420,7 +415,10 @@ class Writer:
                 self.scope.values[after] = Value(code, carried.ranks, "")
         self.depth += 1
         self.name_positions(segment.body)
+        predicates = [p for action in segment.body for p in predicates_in(action)]
+        outer_shared, self.shared = self.shared, dict.fromkeys(repeated(predicates), "inside")
         self.block(actions)
+        self.shared = outer_shared
         pairs = [
             (self.scope.values[after].code, outer[0][carried.name].code)
             for carried, after in zip(loop.carried, segment.after)
@@ -433,154 +431,3 @@ class Writer:
         self.depth -= 1
         self.scope.namer.taken.difference_update(self.inside)
         self.scope.values, self.inside, self.scope.named = outer
-
-
-def on_tensor_cores(contract: Contract) -> bool:
-    """Whether a product is one of two matrices."""
-    return len(contract.left.ranks) == 2 and len(contract.right.ranks) == 2
-
-
-def fused(
-    body: tuple[Statement, ...], after: tuple[str, ...]
-) -> Iterator[Action]:
-    """The statements with each product put into the one addition that reads it."""
-    uses = tile_uses(body)
-    products = {
-        statement.name: statement
-        for statement in body
-        if isinstance(statement, Contract)
-        and len(uses.get(statement.name, ())) == 1
-        and statement.name not in after
-        and on_tensor_cores(statement)
-    }
-    sums: dict[str, Accumulate] = {}
-    for statement in body:
-        if isinstance(statement, Compute):
-            match statement.body:
-                case Map("+", (start, Tile(name, ranks))) | Map("+", (Tile(name, ranks), start)) if (
-                    name in products
-                    and set(ranks) == set(statement.ranks)
-                    and ranks == products[name].ranks
-                ):
-                    sums[statement.name] = Accumulate(
-                        statement.name, statement.ranks, start, products[name]
-                    )
-                case _:
-                    pass
-    inside = {action.product.name for action in sums.values()}
-    for statement in body:
-        if isinstance(statement, Compute) and statement.name in sums:
-            yield sums[statement.name]
-        elif not (isinstance(statement, Contract) and statement.name in inside):
-            yield statement
-
-
-def reads(action: Action) -> Iterator[str]:
-    """The tiles that a statement reads, those of the loops inside it too."""
-    match action:
-        case Load(_, _, _, subscripts, where):
-            yield from _tiles(*subscripts, where)
-        case Compute(_, _, body):
-            yield from _tiles(body)
-        case Contract(_, _, left, right):
-            yield from (left.name, right.name)
-        case Accumulate(_, _, start, contract):
-            yield from (*_tiles(start), contract.left.name, contract.right.name)
-        case Fold(_, _, _, source):
-            yield source.name
-        case Store(_, subscripts, source, where):
-            yield from (source.name, *_tiles(*subscripts, where))
-        case Loop(_, carried, segments):
-            for state in carried:
-                yield from _tiles(state.init)
-            for segment in segments:
-                yield from _tiles(segment.lo, segment.hi)
-                yield from segment.after
-                for statement in segment.body:
-                    yield from reads(statement)
-
-
-def _tiles(*exprs: Expr | None) -> Iterator[str]:
-    for expr in exprs:
-        yield from (term.name for term in subterms(expr) if isinstance(term, Tile))
-
-
-def tile_uses(body: tuple[Statement, ...]) -> dict[str, list[str]]:
-    """For each tile the kinds of its readers, one entry a reading: "product" or "value"."""
-    found: dict[str, list[str]] = {}
-    for statement in body:
-        match statement:
-            case Contract(_, _, left, right):
-                for side in (left, right):
-                    found.setdefault(side.name, []).append("product")
-            case Loop(_, carried, segments):
-                for name in _tiles(*(state.init for state in carried)):
-                    found.setdefault(name, []).append("value")
-                for segment in segments:
-                    for name in (*_tiles(segment.lo, segment.hi), *segment.after):
-                        found.setdefault(name, []).append("value")
-                    for name, kinds in tile_uses(segment.body).items():
-                        found.setdefault(name, []).extend(kinds)
-            case _:
-                for name in reads(statement):
-                    found.setdefault(name, []).append("value")
-    return found
-
-
-def is_last_use(
-    carried: Carried, after: str, loop: Loop, segment: Segment, actions: tuple[Action, ...]
-) -> bool:
-    """Whether the new value may take the old one's name: nothing reads the old one any more."""
-    if segment.after.count(after) > 1 or any(state.name == after for state in loop.carried):
-        return False
-    if carried.name in segment.after:
-        return False
-    made = [n for n, action in enumerate(actions) if getattr(action, "name", "") == after]
-    return len(made) == 1 and not any(
-        carried.name in reads(action) for action in actions[made[0] + 1 :]
-    )
-
-
-def carried_kinds(loop: Loop, scope: Scope, tensors: Mapping[str, Tensor]) -> list[str]:
-    """The kind of each carried value: an integer where every new value is one by its form."""
-    kinds = dict.fromkeys((state.name for state in loop.carried), "int")
-    while True:
-        before = dict(kinds)
-        for segment in loop.segments:
-            trial = replace(scope, values=dict(scope.values))
-            for state in loop.carried:
-                trial.values[state.name] = Value("", state.ranks, kinds[state.name])
-            for statement in segment.body:
-                _assume(statement, trial, tensors)
-            for state, after in zip(loop.carried, segment.after):
-                kind = trial.values[after].kind if after in trial.values else "real"
-                if kinds[state.name] == "int" and kind != "int":
-                    kinds[state.name] = kind if kind == "bool" else "real"
-        if kinds == before:
-            return [kinds[state.name] for state in loop.carried]
-
-
-def _assume(statement: Statement, scope: Scope, tensors: Mapping[str, Tensor]) -> None:
-    """Note the kind of what a statement makes."""
-    match statement:
-        case Load(name, ranks, tensor):
-            dtype = tensors[tensor].dtype
-            kind = dtype if dtype in ("int", "bool") else "real"
-        case Compute(name, ranks, body):
-            kind = "int" if is_integer(body, scope) else "real"
-            if isinstance(body, Map) and OPS[body.op].result == "bool":
-                kind = "bool"
-        case Fold(name, ranks, op, source):
-            kind = "bool" if op in ("any", "all") else scope.values[source.name].kind
-        case Contract(name, ranks):
-            kind = "real"
-        case Store():
-            return
-        case Loop(_, carried):
-            for state, kind in zip(carried, carried_kinds(statement, scope, tensors)):
-                scope.values[state.name] = Value("", state.ranks, kind)
-            return
-    scope.values[name] = Value("", ranks, kind)
-
-
-__all__ = ["CompileError", "Kernel", "Width", "Writer", "tile_uses"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attnc.backends.triton_expr import DTYPES, host
+from attnc.backends.triton_expr import DTYPES
+from attnc.backends.triton_host import host
 from attnc.ir.cascade import Tensor
 from attnc.ir.tile import Program
 
@@ -133,8 +134,7 @@ def _ranks(tensor: Tensor) -> str:
 def _check(tensor: Tensor, value: str, first: str) -> str:
     dtype = host_dtype(tensor.dtype)
     return (
-        f'    _check(sizes, "{tensor.name}", {value}, {_ranks(tensor)}, "{dtype}", '
-        f"{first}.device)"
+        f'    _check(sizes, "{tensor.name}", {value}, {_ranks(tensor)}, "{dtype}", {first}.device)'
     )
 
 

@@ -8,24 +8,24 @@ other extents, and every stride, are ordinary arguments, so a new length compile
 from __future__ import annotations
 
 import keyword
+
 from attnc.backends.triton_expr import (
-    ATOM,
     Namer,
     Scope,
     Text,
     Value,
-    host,
     local,
     render,
 )
+from attnc.backends.triton_flow import fused, tile_uses
 from attnc.backends.triton_helpers import HELPERS, helper_text
-from attnc.backends.triton_kernel import Width, Writer, fused, tile_uses
+from attnc.backends.triton_host import ATOM, host
+from attnc.backends.triton_kernel import Width, Writer
 from attnc.backends.triton_launcher import Argument, Printed, launcher, signature
-from attnc.ir.cascade import Reduction, Tensor
-from attnc.ir.expr import Const, Expr, Extent, Index, Param, Tile
-from attnc.ir.source import InvalidIR
+from attnc.ir.cascade import Reduction
+from attnc.ir.expr import Const, Expr, Extent, Index, Map, Param, Tile
 from attnc.ir.tile import Axis, Contract, Kernel, Loop, Program, Statement
-from attnc.ir.walk import rewrite
+from attnc.ir.walk import rewrite, subterms
 
 RESERVED = frozenset(keyword.kwlist) | frozenset(HELPERS) | {
     "tl", "torch", "triton", "math", "namedtuple", "range", "float", "int", "bool", "max", "min",
@@ -79,9 +79,7 @@ def _reduction(reduction: Reduction) -> str:
         return Tile(term.name, ()) if isinstance(term, Param) else None
 
     body = render(rewrite(reduction.body, named), (), scope).code
-    return (
-        f"@triton.jit\ndef {reduction.name}({reduction.x}, {reduction.y}):\n    return {body}"
-    )
+    return f"@triton.jit\ndef {reduction.name}({reduction.x}, {reduction.y}):\n    return {body}"
 
 
 def print_kernel(program: Program, kernel: Kernel) -> Printed:
@@ -96,8 +94,9 @@ def print_kernel(program: Program, kernel: Kernel) -> Printed:
         for axis in kernel.axes
         if axis.size is None and isinstance(axis.extent, Extent)
     )
-    scope = Scope(namer, {}, {}, frozenset(g.rank for g in kernel.grid if g.tile == 1),
-                  frozenset(whole))
+    scope = Scope(
+        namer, {}, {}, frozenset(g.rank for g in kernel.grid if g.tile == 1), frozenset(whole)
+    )
     scope.reductions.update((reduction.name, reduction) for reduction in program.reductions)
     for rank in (*whole, *(grid.rank for grid in kernel.grid)):
         scope.extent(rank)
@@ -118,8 +117,15 @@ def print_kernel(program: Program, kernel: Kernel) -> Printed:
     arguments = _arguments(writer, blocks)
     name = f"{kernel.name}_kernel"
     text = "\n".join(
-        ["@triton.jit", f"def {name}(", *(f"    {line}" for line in signature(arguments)), "):",
-         *(f"    {line}" for line in prologue), "", *writer.lines]
+        [
+            "@triton.jit",
+            f"def {name}(",
+            *(f"    {line}" for line in signature(arguments)),
+            "):",
+            *(f"    {line}" for line in prologue),
+            "",
+            *writer.lines,
+        ]
     )
     counts = (_count(grid.rank, grid.tile, scope) for grid in kernel.grid)
     return Printed(
@@ -141,6 +147,18 @@ def _dotted(body: tuple[Statement, ...]) -> set[str]:
             case _:
                 pass
     return found
+
+
+def _growing(body: tuple[Statement, ...]) -> set[str]:
+    """Ranks of the grid whose last position bounds a loop."""
+    return {
+        term.args[0].rank
+        for loop in body
+        if isinstance(loop, Loop)
+        for segment in loop.segments
+        for term in subterms(segment.hi)
+        if isinstance(term, Map) and term.op == "last" and isinstance(term.args[0], Index)
+    }
 
 
 def _padded(size: int, dotted: bool) -> int:
@@ -189,6 +207,7 @@ def _instance(kernel: Kernel, scope: Scope) -> list[str]:
     order = [grid for grid in reversed(kernel.grid) if grid.tile > 1]
     order += [grid for grid in reversed(kernel.grid) if grid.tile == 1]
     lines = ["instance = tl.program_id(0)"] if order else []
+    growing = _growing(kernel.body)
     for place, grid in enumerate(order):
         name = scope.namer.name(grid.rank)
         extent = scope.extent(grid.rank)
@@ -205,6 +224,9 @@ def _instance(kernel: Kernel, scope: Scope) -> list[str]:
                 count = scope.namer.name(f"{grid.rank}_tiles")
                 lines.append(f"{count} = tl.cdiv({extent}, {grid.tile})")
             here = "instance" if last else f"instance % {count}"
+            if grid.rank in growing:
+                lines.append(f"# Later tiles of {grid.rank} have longer loops: they start first.")
+                here = f"({count} - 1 - {here})"
             lines.append(f"{first} = {here} * {grid.tile}")
             within = scope.namer.name(f"{grid.rank}_local")
             scope.firsts[grid.rank] = (first, grid.tile)
@@ -242,9 +264,7 @@ def _bases(writer: Writer) -> list[str]:
     return lines
 
 
-def _arguments(
-    writer: Writer, blocks: dict[Expr, tuple[str, str, str]]
-) -> tuple[Argument, ...]:
+def _arguments(writer: Writer, blocks: dict[Expr, tuple[str, str, str]]) -> tuple[Argument, ...]:
     """Pointers, strides, extents, then compile-time constants."""
     scope = writer.scope
     found = [Argument(f"{name}_ptr", name, "pointer") for name in writer.touched]

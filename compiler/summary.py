@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import sympy
+
 from attnc.ir.cascade import Cascade, Refusal, Step
 from attnc.passes.pipeline import optimize
 from attnc.passes.report import Report, analyze
@@ -44,46 +46,69 @@ def _report(report: Report, sizes: Mapping[str, int]) -> Data:
         "flops": _plain(shown.flops),
         "bytes": _plain(shown.bytes),
         "intensity": _plain(shown.intensity),
+        "bounded": shown.bounded,
         "operations": {kind: _plain(value) for kind, value in shown.operations.items()},
     }
 
 
 def _plain(value: Any) -> int | float | str:
-    """A number where the expression is one, else its text."""
+    """A number where the expression is one, else its text, with what is common factored out."""
     if isinstance(value, int | float):
         return value
     if not value.is_number:
-        return str(value)
+        return str(sympy.factor_terms(value))
     return int(value) if value.is_integer else float(value)
 
 
 def table(found: Data) -> str:
-    """One line for each quantity, written beside optimised, then the steps and the refusals."""
+    """Passes and live elements side by side, the costs, then the steps and the refusals."""
+    before, after = found["written"], found["optimized"]
     rows = [(found["cascade"], "as written", "optimised")]
-    for title, key in (("passes over", "passes"), ("live elements of", "footprint")):
-        rows += _pairs(found, key, title + " ")
-    rows += _pairs(found, "operations", "")
-    for key in ("flops", "bytes", "intensity"):
-        rows.append((key, _text(found["written"][key]), _text(found["optimized"][key])))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        f"{name:<{widths[0]}}  {before:>{widths[1]}}  {after:>{widths[2]}}".rstrip()
-        for name, before, after in rows
-    ]
+    for title, key, usual in (("passes over", "passes", 1), ("live elements of", "footprint", 1)):
+        names = dict.fromkeys((*before[key], *after[key]))
+        telling = [
+            name
+            for name in names
+            if not {before[key].get(name, usual), after[key].get(name, usual)} <= {usual}
+        ]
+        rows += [
+            (f"{title} {name}", _text(before[key].get(name)), _text(after[key].get(name)))
+            for name in telling
+        ]
+        if len(telling) < len(names):
+            other = "any other rank" if telling else "any rank"
+            rows.append((f"{title} {other}", _text(usual), _text(usual)))
+    written, optimised = _costs(before), _costs(after)
+    symbolic = any(isinstance(cost, str) for cost in (*written.values(), *optimised.values()))
+    if not symbolic:
+        rows += [(name, _text(written[name]), _text(optimised[name])) for name in written]
+    lines = _columns(rows)
+    if symbolic:
+        for title, costs in (("as written", written), ("optimised", optimised)):
+            lines += ["", title]
+            lines += [f"  {name:<14}{_text(cost)}" for name, cost in costs.items() if cost != 0]
+    if before["bounded"] or after["bounded"]:
+        lines += ["", "Points that a predicate excludes have no closed form here: upper bounds."]
+    if found["derivation"] or found["refusals"]:
+        lines.append("")
     lines += [f"{step['law']}: {step['text']}" for step in found["derivation"]]
     lines += [
-        f"a pass over {entry['rank']} stays: {entry['einsum']}: {entry['term']}: {entry['reason']}"
+        f"a pass over {entry['rank']} stays: {entry['einsum']} {entry['reason']}"
         for entry in found["refusals"]
     ]
     return "\n".join(lines)
 
 
-def _pairs(found: Data, key: str, title: str) -> list[tuple[str, str, str]]:
-    """A row for every entry that either of the two reports has; a dash where one lacks it."""
-    before, after = found["written"][key], found["optimized"][key]
+def _costs(report: Data) -> dict[str, int | float | str]:
+    """Operations by kind, and what follows from them."""
+    return report["operations"] | {name: report[name] for name in ("flops", "bytes", "intensity")}
+
+
+def _columns(rows: list[tuple[str, str, str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return [
-        (title + name, _text(before.get(name)), _text(after.get(name)))
-        for name in dict.fromkeys((*before, *after))
+        f"{name:<{widths[0]}}  {before:>{widths[1]}}  {after:>{widths[2]}}"
+        for name, before, after in rows
     ]
 
 

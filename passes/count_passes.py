@@ -19,16 +19,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from attnc.ir.cascade import Cascade, Einsum, base
-from attnc.ir.expr import Access, Expr, Extent, Map, Populate, Reduce, conjuncts
-from attnc.ir.walk import accesses, free_ranks, subterms
-from attnc.passes.depend import Dependences, depend, reduced
-from attnc.passes.partition import Partition, linear, partitions
+from attnc.ir.cascade import Cascade, Einsum
+from attnc.ir.expr import Access
+from attnc.passes.depend import Dependences, depend
+from attnc.passes.partition import Partition, partitions
+from attnc.passes.reading import ALONG, POINT, WHOLE, Reading, Readings, through
 from attnc.passes.symbolic import extents
-
-POINT, ALONG, FORWARD, BACKWARD, WHOLE = range(5)
-"""What one reading of a fiber waits for: one fixed element, the element at hand, those up to it,
-those from it on, or all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,125 +90,6 @@ def count_passes(cascade: Cascade) -> Counts:
         if part.passes >= ranks[partition.rank].passes:
             ranks[partition.rank] = part
     return Counts(graph, ranks, found)
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How an access goes through a rank: what it waits for, along which unbound variables."""
-
-    wait: int
-    variables: frozenset[str]
-    ranks: frozenset[str]
-
-
-class Readings:
-    """How every access of a normalised cascade goes through a rank."""
-
-    def __init__(self, graph: Dependences) -> None:
-        self.graph = graph
-        einsums = graph.cascade.einsums
-        self.bound = [frozenset(reduced(einsum)) for einsum in einsums]
-        self.scans = [dict(_scans(einsum, graph.classes)) for einsum in einsums]
-        self.inside = [frozenset(map(id, accesses(einsum.body))) for einsum in einsums]
-        self.steps = [
-            frozenset(graph.classes[left.rank] for left in einsum.left if left.step == "next")
-            for einsum in einsums
-        ]
-        self.subscripts: dict[int, tuple[tuple[str, frozenset[str], bool], ...]] = {}
-
-    def of(self, number: int, access: Access, rank: str) -> Reading:
-        """What an Einsum waits for in reading a tensor, as far as a rank goes."""
-        classes = self.graph.classes
-        axes = self._axes(access)
-        every = frozenset(variable for _, names, _ in axes for variable in names)
-        own = {name for name in every if classes.get(name, base(name)) == rank}
-        chosen = False
-        for axis, names, gathered in axes:
-            if axis == rank and not own & names and names:
-                if len(names) == 1 and not gathered:
-                    own |= names
-                else:
-                    chosen = True
-        bound = self.bound[number] if id(access) in self.inside[number] else frozenset()
-        waits = [self._bound_wait(number, name, every) for name in own & bound]
-        if (own or chosen) and not waits:
-            waits = [FORWARD if rank in self.steps[number] else ALONG]
-        wait = _joint(waits)
-        ranks = frozenset(classes.get(name, base(name)) for name in every)
-        return Reading(wait, frozenset(own - bound) or frozenset(own), ranks)
-
-    def _bound_wait(self, number: int, variable: str, every: frozenset[str]) -> int:
-        """A scan's limit must not stand in the access too: X[t, j] up to t is all of a fiber."""
-        direction, limit = self.scans[number].get(variable, (WHOLE, ""))
-        return WHOLE if limit in every else direction
-
-    def _axes(self, access: Access) -> tuple[tuple[str, frozenset[str], bool], ...]:
-        """For each axis its rank, the variables of its subscript, and whether that reads data."""
-        found = self.subscripts.get(id(access))
-        if found is None:
-            found = tuple(
-                (axis, free_ranks(subscript), any(isinstance(t, Access) for t in subterms(subscript)))
-                for axis, subscript in zip(self.graph.axes[access.tensor], access.subscripts)
-            )
-            self.subscripts[id(access)] = found
-        return found
-
-
-def _scans(einsum: Einsum, classes: dict[str, str]) -> Iterator[tuple[str, tuple[int, str]]]:
-    """For each variable bound up to or from a free one of its rank: the direction, the free one."""
-    match einsum.body:
-        case Reduce(_, _, _, where) | Populate(_, _, _, where):
-            bound = reduced(einsum)
-            for part in conjuncts(where):
-                found = _limit(part)
-                if found is None:
-                    continue
-                low, high = found
-                if classes.get(low, base(low)) != classes.get(high, base(high)):
-                    continue
-                if low in bound and high not in bound:
-                    yield low, (FORWARD, high)
-                elif high in bound and low not in bound:
-                    yield high, (BACKWARD, low)
-        case _:
-            return
-
-
-def _limit(predicate: Expr) -> tuple[str, str] | None:
-    """The variables of low <= high + constant."""
-    match predicate:
-        case Map("<=" | "<", (a, b)):
-            low, high = a, b
-        case Map(">=" | ">", (a, b)):
-            low, high = b, a
-        case _:
-            return None
-    # An extent in the limit may put it behind the end.
-    if any(isinstance(term, Extent) for term in subterms(predicate)):
-        return None
-    found = linear(Map("-", (high, low)), {})
-    if found is None or len(found) != 2 or set(found.values()) != {-1, 1}:
-        return None
-    first, second = sorted(found, key=lambda name: int(found[name]))
-    return first, second
-
-
-def _joint(waits: list[int]) -> int:
-    """What two readings wait for together."""
-    if not waits:
-        return POINT
-    if {FORWARD, BACKWARD} <= set(waits):
-        return WHOLE
-    return max(waits)
-
-
-def _through(wait: int, reading: int) -> int:
-    """What is waited for behind an Einsum that reads what itself waits; POINT ends the matter."""
-    if wait == WHOLE or reading == WHOLE:
-        return WHOLE
-    if reading == POINT:
-        return POINT if wait == ALONG else WHOLE
-    return _joint([wait, reading])
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,13 +217,13 @@ class _Search:
                     met = _Visit(visit.level, visit.first, visit.trail, dropped)
                     via = own[tensor][0].via
                     arrived.append((all(read.via != tensor for read in own[tensor]), via, met))
-                self._keep(state, tensor, _through(wait, reading.wait), visit, wait, number)
+                self._keep(state, tensor, through(wait, reading.wait), visit, wait, number)
         self._meet(state, number, arrived)
         for tensor, found in own.items():
             self.left[tensor] -= 1
             for wait in {read.reading.wait for read in found}:
-                dropped = number if wait > ALONG else None
-                fresh = _Visit(state.level, state.level, _Trail(number, None, number), dropped)
+                at = number if wait > ALONG else None
+                fresh = _Visit(state.level, state.level, _Trail(number, None, number), at)
                 self._add(state, (tensor, wait), fresh)
 
     def _waits(self, wait: int, reading: Reading, own: list[_Read]) -> bool:
@@ -375,9 +252,7 @@ class _Search:
         best = visit if visit.level > known.level else known
         state.visits[key] = _Visit(best.level, first, best.trail, best.dropped)
 
-    def _meet(
-        self, state: _State, number: int, arrived: list[tuple[bool, str, _Visit]]
-    ) -> None:
+    def _meet(self, state: _State, number: int, arrived: list[tuple[bool, str, _Visit]]) -> None:
         """Raise the level; tensors that are read themselves tell the story, if they suffice."""
         arrived.sort(key=lambda item: (-item[2].level, item[0]))
         for _, tensor, visit in arrived:
@@ -385,11 +260,16 @@ class _Search:
                 before = self.states[visit.trail.start].chain
                 state.level = visit.level + 1
                 state.chain = _Link(visit, number, tensor, before)
-        itself = [item for item in arrived if not item[0]]
-        for _, tensor, visit in itself or arrived:
-            first, last = self.revisited.get(tensor, (visit.first + 1, 0))
-            span = (min(first, visit.first + 1), max(last, state.level + 1))
-            self.revisited[tensor] = span
+        for indirect, tensor, visit in arrived:
+            first = self._made(number, tensor) if indirect else visit.first
+            if first < state.level:
+                known, last = self.revisited.get(tensor, (first + 1, 0))
+                self.revisited[tensor] = (min(known, first + 1), max(last, state.level + 1))
+
+    def _made(self, number: int, tensor: str) -> int:
+        """The level at which a tensor that an Einsum reads was made."""
+        edges = self.graph.edges[number]
+        return max(self.states[e.source].level for e in edges if e.access.tensor == tensor)
 
     def _barriers(self, link: _Link | None) -> tuple[Barrier, ...]:
         einsums = self.graph.cascade.einsums

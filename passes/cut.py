@@ -119,11 +119,23 @@ def _forced(
             if not reduced & long:
                 continue
             own = {classes.get(r, r) for r in einsum.ranks}
-            needs_whole = carried & reduced
-            repeated = (carried - own - loops) and not own & loops
-            if needs_whole or repeated:
+            if own & loops:
+                continue
+            if carried & reduced or carried - own - loops:
                 found.append(tensor)
     return list(dict.fromkeys(found))
+
+
+def heavy(cascade: Cascade) -> frozenset[str]:
+    """Tensors that are reduced over a long rank: too much work to compute a second time."""
+    long = long_ranks(cascade)
+    classes = rank_of(cascade)
+    return frozenset(
+        einsum.target
+        for einsum in cascade.einsums
+        if isinstance(einsum.body, Reduce)
+        and any(classes.get(rank, base(rank)) in long for rank in einsum.body.ranks)
+    ) | frozenset(_finals(cascade))
 
 
 def _finals(cascade: Cascade) -> dict[str, str]:
@@ -155,4 +167,3 @@ def closure(cascade: Cascade, root: str, stored: set[str]) -> dict[str, Einsum]:
             for expr in (einsum.body, einsum.where):
                 stack.extend(access.tensor for access in accesses(expr))
     return found
-

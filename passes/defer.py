@@ -71,8 +71,10 @@ def _rewritten(
                 terms = opened.terms(body.body)
                 joint = "*"
                 outside = [f for t in terms for f in t.factors if opened.outside(f)]
-                if len(terms) != 1 or terms[0].negative or not all(
-                    positive(resolved(f.expr, facts)) for f in outside
+                if (
+                    len(terms) != 1
+                    or terms[0].negative
+                    or not all(positive(resolved(f.expr, facts)) for f in outside)
                 ):
                     return None
         case _:
@@ -128,9 +130,7 @@ def _out_of_extremum(
     for term, expr in zip(outside, exprs):
         value = Map("-" if term.negative else "+", (value, expr))
     value, extra = guarded(value, exprs, facts, names, MONOIDS[body.op].identity)
-    deferral = Deferral(
-        einsum.target, ", ".join(dict.fromkeys(_names(exprs))), f"({body.op}, +)"
-    )
+    deferral = Deferral(einsum.target, ", ".join(dict.fromkeys(_names(exprs))), f"({body.op}, +)")
     return [part, *extra, replace(einsum, body=value)], deferral
 
 
@@ -235,4 +235,3 @@ def _joined(result: Expr | None, value: Expr, negative: bool) -> Expr:
 
 def _names(exprs: list[Expr]) -> list[str]:
     return [access.tensor for expr in exprs for access in accesses(expr)]
-

@@ -17,18 +17,16 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
-import networkx as nx
-
 from attnc.ir.cascade import Cascade, Einsum, rank_of
 from attnc.ir.expr import ONE, Access, Const, Expr, Index, Map, Populate, Reduce
 from attnc.ir.source import InvalidIR
-from attnc.ir.walk import accesses, subterms
+from attnc.ir.walk import accesses, free_ranks
 from attnc.passes.normalise import normalise
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Einsum `source` makes what an Einsum reads by `access`; `lag` names a rank of earlier turns."""
+    """`source` makes what `access` reads; `lag` names the iterative rank if it reads the past."""
 
     source: int
     access: Access
@@ -114,25 +112,28 @@ def turn(subscript: Expr, rank: str, classes: dict[str, str]) -> str:
             return "start"
         case Map("+", (Index(), one) | (one, Index())) if one == ONE:
             return "next"
-        case _ if any(isinstance(t, Index) and classes[t.rank] == rank for t in subterms(subscript)):
+        case _ if any(classes[name] == rank for name in free_ranks(subscript)):
             return "earlier"
         case _:
             return "final"
 
 
 def _without_back_edges(edges: list[tuple[Edge, ...]]) -> tuple[tuple[Edge, ...], ...]:
-    if not any(edge.lag for found in edges for edge in found):
-        return tuple(edges)
-    graph = nx.DiGraph()
-    graph.add_nodes_from(range(len(edges)))
-    graph.add_edges_from((e.source, reader) for reader, found in enumerate(edges) for e in found)
-    knot = {
-        number: name
-        for name, members in enumerate(nx.strongly_connected_components(graph))
-        for number in members
-    }
+    """Leave out what lags from an Einsum that itself depends on the reader."""
+
+    def depends(number: int, on: int) -> bool:
+        seen, stack = {number}, [number]
+        while stack:
+            found = stack.pop()
+            if found == on:
+                return True
+            fresh = {edge.source for edge in edges[found]} - seen
+            seen |= fresh
+            stack.extend(fresh)
+        return False
+
     return tuple(
-        tuple(e for e in found if not (e.lag and knot[e.source] == knot[reader]))
+        tuple(edge for edge in found if not (edge.lag and depends(edge.source, reader)))
         for reader, found in enumerate(edges)
     )
 

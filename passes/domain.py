@@ -52,8 +52,12 @@ class Domains:
             self.left[einsum.target] = einsum.ranks
             self.tensors.setdefault(einsum.target, ())
         for einsum in cascade.einsums:
-            if einsum.target not in self.iterative:
-                self.tensors[einsum.target] = self.of_einsum(einsum)
+            found = self.of_einsum(einsum)
+            if einsum.target in self.iterative:
+                # A step that never exists anywhere along its rank leaves no value behind.
+                rank = self.iterative[einsum.target][1]
+                found = tuple(part for part in found if rank not in free_ranks(part))
+            self.tensors[einsum.target] = union(self.tensors[einsum.target], found)
 
     def of_einsum(self, einsum: Einsum) -> Predicates:
         return union(conjuncts(einsum.where), self.of(einsum.body))
@@ -104,9 +108,7 @@ class Domains:
         """The bounds of an access's own subscripts."""
         stepped = self.iterative.get(access.tensor)
         found: list[Predicates] = []
-        for axis, (subscript, rank) in enumerate(
-            zip(access.subscripts, self.axes[access.tensor])
-        ):
+        for axis, (subscript, rank) in enumerate(zip(access.subscripts, self.axes[access.tensor])):
             if stepped is None or stepped[0] != axis:
                 found.append(self.of(subscript))
                 found.append(self._inside(subscript, rank))

@@ -14,7 +14,18 @@ import math
 from dataclasses import dataclass, field, replace
 
 from attnc.ir.expr import Const, Expr, Extent, Map, Tile
-from attnc.ir.tile import Compute, Contract, Fold, Kernel, Load, Loop, Program, Segment, Statement, Store
+from attnc.ir.tile import (
+    Compute,
+    Contract,
+    Fold,
+    Kernel,
+    Load,
+    Loop,
+    Program,
+    Segment,
+    Statement,
+    Store,
+)
 from attnc.ir.walk import rewrite, subterms
 from attnc.passes.signs import positive
 
@@ -114,8 +125,10 @@ class _Folder:
             match term:
                 case Map("exp", (body,)):
                     wide = len(statement.ranks) > 1
-                    power = self._base2(body, statement.ranks, before, logs) if wide else (
-                        Map("*", (body, LOG2E))
+                    power = (
+                        self._base2(body, statement.ranks, before, logs)
+                        if wide
+                        else (Map("*", (body, LOG2E)))
                     )
                     return Map("exp2", (power,), term.span)
                 case _:

@@ -10,7 +10,7 @@ and the ranges of loops leave out iterations that no point survives (`ranges.py`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 from attnc.ir.algebra import MONOIDS
 from attnc.ir.cascade import Cascade, Einsum, Tensor, base, rank_of
@@ -32,45 +32,25 @@ from attnc.ir.expr import (
     conjuncts,
 )
 from attnc.ir.source import NOWHERE, CompileError, InvalidIR, Span
-from attnc.ir.tile import (
-    Axis,
-    Carried,
-    Compute,
-    Contract,
-    Fold,
-    Grid,
-    Kernel,
-    Load,
-    Loop,
-    Segment,
-    Statement,
-    Store,
-)
+from attnc.ir.tile import Axis, Carried, Contract, Fold, Grid, Kernel, Load, Loop, Segment, Store
 from attnc.ir.walk import free_ranks, substitute
+from attnc.passes.contraction import Part, factors, product, two_groups
 from attnc.passes.defer import number
 from attnc.passes.domain import Domains, union
 from attnc.passes.extents import Extents
+from attnc.passes.ranges import Live, Space, live
+from attnc.passes.scopes import Known, Scope, Scopes, Value
+from attnc.passes.segments import segments
 from attnc.passes.skip import skippable
-from attnc.passes.ranges import Live, Space, live, maximum, minimum
-
-Known = frozenset[Expr]
+from attnc.passes.stages import Stages
 
 
-@dataclass
-class _Scope:
-    """The statements of the kernel or of one loop body, and the values that they define."""
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """A body of a loop and the tiles that its states become."""
 
-    loop: str | None
-    known: Known
-    states: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    statements: list[Statement] = field(default_factory=list)
-    values: dict[object, tuple[Expr, int]] = field(default_factory=dict)
-    asked: dict[Expr, Expr] = field(default_factory=dict)
-    reduced: list[tuple[str, frozenset[Expr]]] = field(default_factory=list)
-
-
-Value = tuple[Expr, int]
-"""A tile expression and the depth of the scope in which it can be computed."""
+    scope: Scope
+    after: tuple[str, ...]
 
 
 class KernelWriter:
@@ -104,34 +84,23 @@ class KernelWriter:
             (self.starts if start else self.definitions)[einsum.target] = einsum
         self.grid = {rank: size for rank, size in tiles.items() if rank not in self.loops}
         self.axes: dict[str, Axis] = {}
-        self.scopes = [_Scope(None, frozenset())]
-        self.names: set[str] = set()
+        self.stages = Stages(cascade, roots, frozenset(memory))
+        self.scopes = Scopes()
 
     # -- the kernel
 
     def write(self) -> Kernel:
+        """The kernel, its roots stored."""
+        stepping = [(r, k) for r in self.roots for k in self.stages.loop_ranks(r)[:1]]
+        for root, rank in stepping:
+            if self.scopes.find((root, "stored")) is None:
+                self._loop(rank, frozenset({root}))
         for root in self.roots:
-            if not self._loop_ranks(root):
+            if root not in dict(stepping):
                 self._store(root)
-        for root in self.roots:
-            loops = self._loop_ranks(root)
-            if loops and not self._stored_in_loop(root):
-                self._loop(loops[0], frozenset({root}))
         grid = tuple(Grid(rank, size) for rank, size in self.grid.items())
-        return Kernel(self.name, grid, tuple(self.axes.values()), tuple(self.scopes[0].statements))
-
-    def _loop_ranks(self, root: str) -> tuple[str, ...]:
-        return tuple(rank for rank in self.definitions[root].ranks if rank in self.loops)
-
-    def _stored_in_loop(self, root: str) -> bool:
-        def stores(statements: tuple[Statement, ...] | list[Statement]) -> bool:
-            return any(
-                (isinstance(s, Store) and s.tensor == root)
-                or (isinstance(s, Loop) and any(stores(part.body) for part in s.segments))
-                for s in statements
-            )
-
-        return stores(self.scopes[0].statements)
+        body = tuple(self.scopes.open[0].statements)
+        return Kernel(self.name, grid, tuple(self.axes.values()), body)
 
     def _store(self, root: str) -> None:
         einsum = self.definitions[root]
@@ -149,22 +118,12 @@ class KernelWriter:
         mask, inner = self._mask(predicates)
         if mask is not None:
             value, depth = Map("select", (mask, value, ZERO)), max(depth, inner)
-        tile = self._named(f"{root}_out", own.ranks, value, depth, einsum.span)
+        tile = self.scopes.named(f"{root}_out", own.ranks, value, depth, einsum.span)
         subscripts = tuple(self._index(rank)[0] for rank in einsum.ranks)
-        self._emit(Store(root, subscripts, tile, None, einsum.span), len(self.scopes) - 1)
+        self.scopes.emit(Store(root, subscripts, tile, None, einsum.span), self.scopes.depth)
+        self.scopes.keep((root, "stored"), tile, 0)
 
     # -- names, scopes, axes
-
-    def _fresh(self, wish: str) -> str:
-        name, count = wish, 1
-        while name in self.names:
-            count += 1
-            name = f"{wish}_{count}"
-        self.names.add(name)
-        return name
-
-    def _emit(self, statement: Statement, depth: int) -> None:
-        self.scopes[depth].statements.append(statement)
 
     def _is_axis(self, rank: str) -> bool:
         """Whether a rank variable runs along a tile; notes its axis if so."""
@@ -184,9 +143,9 @@ class KernelWriter:
 
     def _index(self, rank: str) -> Value:
         if rank in self.loops:
-            for depth, scope in enumerate(self.scopes):
-                if scope.loop == rank:
-                    return Index(rank), depth
+            depth = self.scopes.depth_of(rank)
+            if depth is not None:
+                return Index(rank), depth
             raise InvalidIR(f"{self.name}: {rank} is used outside its loop")
         self._is_axis(rank)
         return Index(rank), 0
@@ -212,26 +171,6 @@ class KernelWriter:
                 case _:
                     pass
         return tuple(found)
-
-    def _named(
-        self, wish: str, ranks: tuple[str, ...], value: Expr, depth: int, span: Span = NOWHERE
-    ) -> Tile:
-        """A value as a tile of the given ranks, computed unless it is one already."""
-        if isinstance(value, Tile) and value.ranks == ranks:
-            return value
-        name = self._fresh(wish)
-        self._emit(Compute(name, ranks, value, span), depth)
-        return Tile(name, ranks)
-
-    def _find(self, key: object) -> Value | None:
-        for scope in reversed(self.scopes):
-            if key in scope.values:
-                return scope.values[key]
-        return None
-
-    def _keep(self, key: object, value: Expr, depth: int) -> Value:
-        self.scopes[depth].values[key] = (value, depth)
-        return value, depth
 
     # -- expressions
 
@@ -296,7 +235,7 @@ class KernelWriter:
 
     def _load(self, access: Access) -> Value:
         key = (access, self._unknown(access))
-        found = self._find(key)
+        found = self.scopes.find(key)
         if found is not None:
             return found
         parts = [self._value(subscript) for subscript in access.subscripts]
@@ -306,36 +245,31 @@ class KernelWriter:
         ranks: dict[str, None] = {}
         for part in subscripts:
             ranks.update(dict.fromkeys(self._ranks(part)))
-        name = self._fresh(f"{access.tensor}_tile")
-        self._emit(
+        name = self.scopes.fresh(f"{access.tensor}_tile")
+        self.scopes.emit(
             Load(name, tuple(ranks), access.tensor, subscripts, where, access.span), depth
         )
-        return self._keep(key, Tile(name, tuple(ranks)), depth)
+        return self.scopes.keep(key, Tile(name, tuple(ranks)), depth)
 
     def _unknown(self, access: Access) -> tuple[Expr, ...]:
-        bounds = self.domains.position(access)
-        for part in bounds:
-            self._ask(part)
-        return tuple(part for part in bounds if not self._is_known(part))
+        return tuple(part for part in self.domains.position(access) if not self._known(part))
+
+    def _known(self, part: Expr) -> bool:
+        """Whether a predicate need not be tested here; if it must, its loop takes note."""
+        if self.scopes.depth and self._uniform(part):
+            self.scopes.ask_all(part)
+            return True
+        self.scopes.ask(part)
+        return self.scopes.knows(part)
 
     # -- predicates
-
-    def _is_known(self, part: Expr) -> bool:
-        return any(part in scope.known for scope in self.scopes)
-
-    def _ask(self, part: Expr) -> None:
-        """Note that a loop's body tests a predicate that varies with it."""
-        for scope in self.scopes:
-            if scope.loop is not None and scope.loop in free_ranks(part):
-                scope.asked.setdefault(part, part)
 
     def _mask(self, predicates: tuple[Expr, ...]) -> tuple[Expr | None, int]:
         """The predicates that are not known to hold, as one tile expression."""
         result: Expr | None = None
         depth = 0
         for part in predicates:
-            self._ask(part)
-            if self._is_known(part):
+            if self._known(part):
                 continue
             value, inner = self._value(part)
             result, depth = both(result, value), max(depth, inner)
@@ -345,7 +279,7 @@ class KernelWriter:
 
     def _tensor(self, tensor: str, span: Span) -> Value:
         """The value of an Einsum that is not iterative, once."""
-        found = self._find(tensor)
+        found = self.scopes.find(tensor)
         if found is not None:
             return found
         einsum = self.definitions.get(tensor)
@@ -357,8 +291,8 @@ class KernelWriter:
         else:
             value, depth = self._value(body)
             if not isinstance(value, Tile | Const):
-                value = self._named(tensor, self._own(einsum), value, depth, einsum.span)
-        return self._keep(tensor, value, depth)
+                value = self.scopes.named(tensor, self._own(einsum), value, depth, einsum.span)
+        return self.scopes.keep(tensor, value, depth)
 
     def _own(self, einsum: Einsum) -> tuple[str, ...]:
         return tuple(rank for rank in einsum.ranks if self._is_axis(rank))
@@ -377,7 +311,7 @@ class KernelWriter:
             for part in union(conjuncts(body.where), self.domains.of(body.body))
             if part not in outside
         )
-        for scope in self.scopes[1:]:
+        for scope in self.scopes.open[1:]:
             scope.reduced.append((einsum.target, frozenset(predicates)))
         if body.op == "sum":
             contracted = self._contraction(einsum, body, predicates)
@@ -391,9 +325,9 @@ class KernelWriter:
                 max(depth, inner),
             )
         source, depth = self._operand(einsum, value, depth, body.ranks)
-        name = self._fresh(einsum.target)
+        name = self.scopes.fresh(einsum.target)
         result = tuple(rank for rank in source.ranks if rank not in body.ranks)
-        self._emit(Fold(name, result, body.op, source, body.ranks, einsum.span), depth)
+        self.scopes.emit(Fold(name, result, body.op, source, body.ranks, einsum.span), depth)
         return Tile(name, result), depth
 
     def _identity(self, op: str) -> Expr:
@@ -406,101 +340,69 @@ class KernelWriter:
     def _contraction(
         self, einsum: Einsum, body: Reduce, predicates: tuple[Expr, ...]
     ) -> Value | None:
-        """A sum of products of two groups of factors that share the summed rank alone."""
+        """A sum of products as a matrix product, where it is one."""
         if len(body.ranks) != 1:
             return None
         over = body.ranks[0]
-        inside: list[tuple[bool, Expr, int]] = []
-        outside: list[tuple[bool, Expr, int]] = []
-        for inverse, factor in _factors(body.body):
-            value, depth = self._value(factor)
-            group = inside if over in self._ranks(value) else outside
-            group.append((inverse, value, depth))
-        groups = self._groups(inside, over)
+        inside: list[Part] = []
+        outside: list[Part] = []
+        for factor, inverse in factors(body.body):
+            part = Part(*self._value(factor), inverse)
+            (inside if over in self._ranks(part.value) else outside).append(part)
+        groups = two_groups(inside, over, self._ranks)
         if groups is None:
             return None
         mask, inner = self._mask(predicates)
         if mask is not None:
             masked = set(self._ranks(mask))
-            fitting = [g for g in groups if masked <= set(self._ranks(g[0]))]
+            fitting = [i for i, g in enumerate(groups) if masked <= set(self._ranks(g.value))]
             if not fitting:
                 return None
-            chosen = groups.index(fitting[0])
-            value, depth = groups[chosen]
-            groups[chosen] = (Map("select", (mask, value, ZERO)), max(depth, inner))
+            part = groups[fitting[0]]
+            value = Map("select", (mask, part.value, ZERO))
+            groups[fitting[0]] = Part(value, max(part.depth, inner))
         if self.scale_operands and self._scaled_operand(groups, outside):
             outside = []
-        tiles: list[tuple[Tile, int]] = []
-        for value, depth in groups:
-            tiles.append(self._operand(einsum, value, depth, (over,)))
-        (left, a), (right, b) = tiles
+        left, right = (self._operand(einsum, g.value, g.depth, (over,)) for g in groups)
         own = self._own(einsum)
-        if own and own[0] in right.ranks:
+        if own and own[0] in right[0].ranks:
             left, right = right, left
-        result = tuple(r for r in (*left.ranks, *right.ranks) if r != over)
-        depth = max(a, b)
-        scaled = bool(outside)
-        name = self._fresh(f"{einsum.target}_dot" if scaled else einsum.target)
-        self._emit(Contract(name, result, left, right, over, einsum.span), depth)
-        value: Expr = Tile(name, result)
-        for inverse, factor, inner in outside:
-            value = Map("/" if inverse else "*", (value, factor))
-            depth = max(depth, inner)
-        ranks = self._ranks(value)
-        return (
-            self._named(einsum.target, ranks, value, depth, einsum.span) if scaled else value,
-            depth,
-        )
+        result = tuple(r for r in (*left[0].ranks, *right[0].ranks) if r != over)
+        depth = max(left[1], right[1])
+        name = self.scopes.fresh(f"{einsum.target}_dot" if outside else einsum.target)
+        self.scopes.emit(Contract(name, result, left[0], right[0], over, einsum.span), depth)
+        dot = Tile(name, result)
+        if not outside:
+            return dot, depth
+        scaled = product([Part(dot, depth), *outside])
+        ranks = self._ranks(scaled.value)
+        tile = self.scopes.named(einsum.target, ranks, scaled.value, scaled.depth, einsum.span)
+        return tile, scaled.depth
 
     def _operand(
         self, einsum: Einsum, value: Expr, depth: int, over: tuple[str, ...]
     ) -> tuple[Tile, int]:
         """What a reduction runs over as a tile with all the reduced ranks, once."""
-        found = self._find(("operand", value))
+        found = self.scopes.find(("operand", value))
         if found is None:
             ranks = tuple(dict.fromkeys((*self._ranks(value), *over)))
-            tile = self._named(f"{einsum.target}_in", ranks, value, depth, einsum.span)
-            found = self._keep(("operand", value), tile, depth)
-        assert isinstance(found[0], Tile)
+            tile = self.scopes.named(f"{einsum.target}_in", ranks, value, depth, einsum.span)
+            self.scopes.keep(("operand", value), tile, depth)
+            return tile, depth
+        if not isinstance(found[0], Tile):
+            raise InvalidIR(f"{self.name}: an operand of {einsum.target} is no tile")
         return found[0], found[1]
 
-    def _scaled_operand(
-        self, groups: list[tuple[Expr, int]], outside: list[tuple[bool, Expr, int]]
-    ) -> bool:
+    def _scaled_operand(self, groups: list[Part], outside: list[Part]) -> bool:
         """Multiply scalars into the operand that varies least, if that spares the result."""
-        index = min(range(len(groups)), key=lambda i: groups[i][1])
-        value, depth = groups[index]
-        other = groups[1 - index][1]
-        if not outside or depth >= other:
+        index = min(range(len(groups)), key=lambda i: groups[i].depth)
+        chosen, other = groups[index], groups[1 - index]
+        if not outside or chosen.depth >= other.depth:
             return False
-        if any(self._ranks(factor) or inner > depth for _, factor, inner in outside):
+        if any(self._ranks(part.value) or part.depth > chosen.depth for part in outside):
             return False
-        for inverse, factor, _ in outside:
-            value = Map("/" if inverse else "*", (value, factor))
-        groups[index] = (value, depth)
+        groups[index] = product([chosen, *outside])
         return True
-
-    def _groups(
-        self, factors: list[tuple[bool, Expr, int]], over: str
-    ) -> list[tuple[Expr, int]] | None:
-        """The factors in two groups without a common rank but the summed one, or None."""
-        groups: list[tuple[set[str], list[tuple[bool, Expr, int]]]] = []
-        alone: list[tuple[bool, Expr, int]] = []
-        for item in factors:
-            ranks = set(self._ranks(item[1])) - {over}
-            if not ranks:
-                alone.append(item)
-                continue
-            joined = [item]
-            for other in [g for g in groups if g[0] & ranks]:
-                ranks |= other[0]
-                joined = [*other[1], *joined]
-                groups.remove(other)
-            groups.append((ranks, joined))
-        if len(groups) != 2:
-            return None
-        groups[0][1].extend(alone)
-        return [(_product(items), max(d for _, _, d in items)) for _, items in groups]
 
     # -- iterative tensors
 
@@ -536,7 +438,7 @@ class KernelWriter:
         return tuple(r for i, r in enumerate(ranks) if i != axis and self._is_axis(r))
 
     def _state(self, tensor: str, rank: str) -> Value:
-        for depth, scope in enumerate(self.scopes):
+        for depth, scope in enumerate(self.scopes.open):
             if scope.loop == rank and tensor in scope.states:
                 return Tile(tensor, scope.states[tensor]), depth
         raise InvalidIR(f"{self.name}: {tensor} is read outside its sweep")
@@ -545,11 +447,11 @@ class KernelWriter:
         return self._value(self.starts[tensor].body)
 
     def _after(self, tensor: str) -> Value:
-        found = self._find((tensor, "after"))
+        found = self.scopes.find((tensor, "after"))
         if found is not None:
             return found
         einsum = self.definitions[tensor]
-        if self.domains.of_einsum(einsum):
+        if not all(self._uniform(part) for part in self.domains.of_einsum(einsum)):
             raise CompileError(
                 f"a step of {tensor} may be empty",
                 einsum.span,
@@ -561,230 +463,116 @@ class KernelWriter:
             value, depth = self._reduce(einsum, einsum.body)
         else:
             value, depth = self._value(einsum.body)
-        depth = max(depth, self._depth_of(self.stepped[tensor][1]))
-        tile = self._named(f"{tensor}_next", self._state_ranks(tensor), value, depth, einsum.span)
-        return self._keep((tensor, "after"), tile, depth)
-
-    def _depth_of(self, rank: str) -> int:
-        return next(d for d, scope in enumerate(self.scopes) if scope.loop == rank)
+        depth = max(depth, self.scopes.depth_of(self.stepped[tensor][1]) or 0)
+        tile = self.scopes.named(
+            f"{tensor}_next", self._state_ranks(tensor), value, depth, einsum.span
+        )
+        return self.scopes.keep((tensor, "after"), tile, depth)
 
     def _final(self, tensor: str, rank: str) -> Value:
         key = (tensor, "final")
-        found = self._find(key)
+        found = self.scopes.find(key)
         if found is None:
             self._loop(rank, frozenset({tensor}))
-            found = self._find(key)
+            found = self.scopes.find(key)
         if found is None:
             raise InvalidIR(f"{self.name}: no sweep over {rank} computes {tensor}")
         return found
 
     # -- loops
 
-    def _sweep(self, rank: str, wanted: frozenset[str]) -> tuple[list[str], list[str]]:
-        """The states and the stored tensors of the sweep in which `wanted` are computed."""
-        stage = self._stages(rank)
-        level = max(stage.get(name, 0) for name in wanted)
-        needed = self._needed()
-        states = [
-            name
-            for name, (_, r) in self.stepped.items()
-            if r == rank and name in needed and stage[name] == level
-        ]
-        stores = [
-            root
-            for root in self.roots
-            if rank in self.definitions[root].ranks and stage.get(root, 0) == level
-        ]
-        return states, stores
-
-    def _needed(self) -> set[str]:
-        found: set[str] = set()
-        stack = list(self.roots)
-        while stack:
-            name = stack.pop()
-            if name in found or (name in self.memory and name not in self.roots):
-                continue
-            found.add(name)
-            stack.extend(a.tensor for a in self._reads(name))
-        return found
-
-    def _reads(self, name: str) -> tuple[Access, ...]:
-        from attnc.ir.walk import accesses
-
-        return tuple(
-            access
-            for table in (self.starts, self.definitions)
-            if name in table
-            for expr in (table[name].body, table[name].where)
-            for access in accesses(expr)
-        )
-
-    def _stages(self, rank: str) -> dict[str, int]:
-        """How many earlier sweeps over a rank each tensor waits for."""
-        stage = {name: 0 for name in (*self.starts, *self.definitions)}
-        changed = True
-        rounds = 0
-        while changed:
-            changed = False
-            rounds += 1
-            if rounds > len(stage) + 2:
-                raise InvalidIR(f"{self.name}: sweeps over {rank} wait for one another")
-            for name in stage:
-                for access in self._reads(name):
-                    if access.tensor not in stage or access.tensor in self.memory:
-                        continue
-                    level = stage[access.tensor]
-                    stepped = self.stepped.get(access.tensor)
-                    if (
-                        stepped is not None
-                        and stepped[1] == rank
-                        and access.subscripts[stepped[0]] == Extent(rank)
-                    ):
-                        level += 1
-                    if level > stage[name]:
-                        stage[name] = level
-                        changed = True
-        return stage
-
     def _loop(self, rank: str, wanted: frozenset[str]) -> None:
-        states, stores = self._sweep(rank, wanted)
+        """The loop over a rank in which some states or stored tensors are computed."""
+        states, stores = self.stages.sweep(rank, wanted)
+        depth = self.scopes.depth
         carried: list[Carried] = []
-        depth = len(self.scopes) - 1
         for name in states:
-            init, _ = self._start(name)
-            self.names.add(name)
-            carried.append(Carried(name, self._state_ranks(name), init))
+            self.scopes.names.add(name)
+            carried.append(Carried(name, self._state_ranks(name), self._start(name)[0]))
         trial = self._body(rank, carried, stores, frozenset())
-        segments = self._segments(rank, carried, stores, trial)
-        self._emit(Loop(rank, tuple(carried), tuple(segments)), depth)
+        facts = self._facts(trial.scope, rank)
+        known = frozenset(part for part, fact in facts.items() if fact.full is not None)
+        clear = self._body(rank, carried, stores, known) if known else trial
+        skipped = facts.keys() & self._skippable(trial.scope, carried, stores, rank)
+        count = self._count(rank, trial.scope)
+        parts = segments(
+            count,
+            [facts[part].some for part in facts if part in skipped],
+            [fact.full for fact in facts.values() if fact.full is not None],
+            bool(trial.scope.asked),
+        )
+        bodies = {"full": clear, "partial": trial}
+        self.scopes.emit(
+            Loop(
+                rank,
+                tuple(carried),
+                tuple(
+                    Segment(lo, hi, note, tuple(bodies[note].scope.statements), bodies[note].after)
+                    for lo, hi, note in parts
+                ),
+            ),
+            depth,
+        )
         for state in carried:
-            self._keep((state.name, "final"), Tile(state.name, state.ranks), depth)
+            self.scopes.keep((state.name, "final"), Tile(state.name, state.ranks), depth)
 
-    def _body(
-        self, rank: str, carried: list[Carried], stores: list[str], known: Known
-    ) -> tuple[_Scope, tuple[str, ...]]:
+    def _count(self, rank: str, scope: Scope) -> Expr:
+        """The iterations of a loop: none in an instance where what all of them need is not."""
+        count = self.extents.of(rank)
+        for part in scope.asked:
+            if self._uniform(part):
+                count = Map("select", (self._value(part)[0], count, ZERO))
+        return count
+
+    def _uniform(self, predicate: Expr) -> bool:
+        """Whether a predicate is one truth value for a whole instance of the grid."""
+        return all(self.grid.get(rank) == 1 for rank in free_ranks(predicate))
+
+    def _body(self, rank: str, carried: list[Carried], stores: list[str], known: Known) -> _Body:
         """One body of a loop, given what is known to hold in it."""
-        names = set(self.names)
-        scope = _Scope(rank, known, {c.name: c.ranks for c in carried})
-        self.scopes.append(scope)
+        names = self.scopes.enter(Scope(rank, known, {c.name: c.ranks for c in carried}))
         after: list[str] = []
         for state in carried:
             tile, _ = self._after(state.name)
-            assert isinstance(tile, Tile)
+            if not isinstance(tile, Tile):
+                raise InvalidIR(f"{self.name}: the next {state.name} is no tile")
             after.append(tile.name)
         for root in stores:
             self._store(root)
-        self.scopes.pop()
-        outer = {
-            name for s in self.scopes for st in s.statements for name in _defined(st)
+        return _Body(self.scopes.leave(names), tuple(after))
+
+    def _facts(self, scope: Scope, rank: str) -> dict[Expr, Live]:
+        """Where each predicate that a body asks can and must hold, if that is understood."""
+        sizes = {
+            axis.rank: Const(axis.size) if axis.size is not None else axis.extent
+            for axis in self.axes.values()
+            if axis.rank not in self.grid
         }
-        self.names = names | outer
-        return scope, tuple(after)
-
-    def _segments(
-        self,
-        rank: str,
-        carried: list[Carried],
-        stores: list[str],
-        trial: tuple[_Scope, tuple[str, ...]],
-    ) -> list[Segment]:
-        scope, after = trial
-        count = self.extents.of(rank)
-        axes = {a.rank: Const(a.size) if a.size is not None else a.extent
-                for a in self.axes.values() if a.rank not in self.grid}  # fmt: skip
-        space = Space(rank, axes, frozenset(self.grid))
-        facts: dict[Expr, Live] = {}
+        space = Space(rank, sizes, frozenset(self.grid))
+        found: dict[Expr, Live] = {}
         for part in scope.asked:
-            value, depth = self._value_outside(part, rank)
-            if value is not None:
-                facts[part] = live(value, space)
-        skipped = self._skippable(scope, carried, stores, rank)
-        lo: Expr = ZERO
-        hi: Expr = count
-        for part in skipped & facts.keys():
-            some = facts[part].some
-            lo = lo if some.lo is None else maximum(lo, some.lo)
-            hi = hi if some.hi is None else minimum(hi, some.hi)
-        known = frozenset(part for part, fact in facts.items() if fact.full is not None)
-        if not scope.asked:
-            return [Segment(lo, hi, "full", tuple(scope.statements), after)]
-        if not known:
-            return [Segment(lo, hi, "partial", tuple(scope.statements), after)]
-        first: Expr | None = None
-        last: Expr | None = None
-        for part in sorted(known, key=list(scope.asked).index):
-            full = facts[part].full
-            assert full is not None
-            if full.lo is not None:
-                first = full.lo if first is None else maximum(first, full.lo)
-            if full.hi is not None:
-                last = full.hi if last is None else minimum(last, full.hi)
-        start = lo if first is None else minimum(maximum(lo, first), maximum(lo, hi))
-        stop = hi if last is None else maximum(start, minimum(hi, last))
-        clear, clear_after = self._body(rank, carried, stores, known)
-        segments = []
-        if first is not None:
-            segments.append(Segment(lo, start, "partial", tuple(scope.statements), after))
-        segments.append(Segment(start, stop, "full", tuple(clear.statements), clear_after))
-        if last is not None:
-            segments.append(Segment(stop, hi, "partial", tuple(scope.statements), after))
-        return segments
-
-    def _value_outside(self, part: Expr, rank: str) -> tuple[Expr | None, int]:
-        """A predicate over positions and scalars, which a loop's bounds can be made of."""
-        self.scopes.append(_Scope(rank, frozenset()))
-        value, depth = self._value(part)
-        scope = self.scopes.pop()
-        return (None, 0) if scope.statements else (value, depth)
+            names = self.scopes.enter(Scope(rank, frozenset()))
+            value, _ = self._value(part)
+            inside = self.scopes.leave(names)
+            if not inside.statements:
+                found[part] = live(value, space)
+        return found
 
     def _skippable(
-        self, scope: _Scope, carried: list[Carried], stores: list[str], rank: str
-    ) -> set[Expr]:
+        self, scope: Scope, carried: list[Carried], stores: list[str], rank: str
+    ) -> frozenset[Expr]:
         """Predicates without which an iteration leaves every state as it is."""
-        if stores:
-            return set()
         limited = [(name, parts) for name, parts in scope.reduced if parts]
-        if not limited:
-            return set()
+        if stores or not limited:
+            return frozenset()
         common = frozenset.intersection(*(parts for _, parts in limited))
-        names = frozenset(name for name, _ in limited)
-        states = tuple(c.name for c in carried)
-        if common and skippable(self.cascade, states, names, self.stepped, rank):
-            return set(common)
-        return set()
-
-
-def _defined(statement: Statement) -> tuple[str, ...]:
-    match statement:
-        case Load(name) | Compute(name) | Contract(name) | Fold(name):
-            return (name,)
-        case Loop(_, carried, _):
-            return tuple(c.name for c in carried)
-        case Store():
-            return ()
-
-
-def _factors(expr: Expr, inverse: bool = False) -> list[tuple[bool, Expr]]:
-    match expr:
-        case Map("*", (left, right)):
-            return [*_factors(left, inverse), *_factors(right, inverse)]
-        case Map("/", (left, right)):
-            return [*_factors(left, inverse), *_factors(right, not inverse)]
-        case _:
-            return [(inverse, expr)]
-
-
-def _product(items: list[tuple[bool, Expr, int]]) -> Expr:
-    ordered = sorted(items, key=lambda item: item[0])
-    result: Expr = ONE if ordered[0][0] else ordered[0][1]
-    for inverse, value, _ in ordered if ordered[0][0] else ordered[1:]:
-        result = Map("/" if inverse else "*", (result, value))
-    return result
+        empty = frozenset(name for name, _ in limited)
+        states = tuple(state.name for state in carried)
+        if not common or not skippable(self.cascade, states, empty, self.stepped, rank):
+            return frozenset()
+        return common
 
 
 def buffer(cascade: Cascade, name: str, dtype: str) -> Tensor:
     """A stored tensor as memory between kernels."""
     return Tensor(name, cascade.axes(name), len(cascade.batch), dtype)
-
-
-__all__ = ["KernelWriter", "buffer", "replace"]

@@ -40,7 +40,7 @@ from attnc.ir.expr import (
     conjuncts,
 )
 from attnc.ir.print_expr import print_expr
-from attnc.ir.walk import accesses, free_ranks, rebuild, children, substitute, rewrite
+from attnc.ir.walk import accesses, children, free_ranks, rebuild, rewrite, substitute
 from attnc.passes.clean import remove_dead, rename
 from attnc.passes.defer import number, resolved
 from attnc.passes.domain import Domains, union
@@ -89,9 +89,7 @@ def online(cascade: Cascade, rank: str, tile: int, stored: tuple[str, ...]) -> O
 class _Sweeps:
     """The state of one rewrite: names given out, and Einsums emitted so far."""
 
-    def __init__(
-        self, cascade: Cascade, rank: str, tile: int, stored: tuple[str, ...]
-    ) -> None:
+    def __init__(self, cascade: Cascade, rank: str, tile: int, stored: tuple[str, ...]) -> None:
         self.cascade, self.rank = cascade, rank
         self.stored = frozenset(stored)
         self.facts: Fiber = fiber(cascade, rank)
@@ -134,7 +132,7 @@ class _Sweeps:
             ),
             einsums=tuple(self.out),
         )
-        result = remove_dead(result)
+        result = self._shared(remove_dead(result))
         alive = {einsum.target for einsum in result.einsums}
         freed = {name: tensor for (tensor, _), name in self.tiles.items() if tensor not in alive}
         back: dict[str, str] = {}
@@ -142,6 +140,38 @@ class _Sweeps:
             if tensor not in back.values():
                 back[name] = tensor
         return Online(rename(result, back), tuple(self.running), tuple(self.refusals))
+
+    def _shared(self, cascade: Cascade) -> Cascade:
+        """Read a tensor that is wanted whole as well at its position, instead of twice made."""
+        alive = {einsum.target for einsum in cascade.einsums}
+        whole = {
+            name: tensor
+            for (tensor, stage), name in self.tiles.items()
+            if stage < 0 and tensor in alive
+        }
+        if not whole:
+            return cascade
+
+        def rule(term: Expr) -> Expr | None:
+            if not isinstance(term, Access) or term.tensor not in whole:
+                return None
+            own = list(term.subscripts)
+            counter = own.pop(self.bound)
+            axis = self.facts.definitions[whole[term.tensor]].ranks.index(self.rank)
+            names = {self.outer: counter, self.inner: own[axis]}
+            own[axis] = substitute(self.position, names)
+            return Access(whole[term.tensor], tuple(own), term.span)
+
+        einsums = tuple(
+            replace(
+                einsum,
+                body=rewrite(einsum.body, rule),
+                where=None if einsum.where is None else rewrite(einsum.where, rule),
+            )
+            for einsum in cascade.einsums
+            if einsum.target not in whole
+        )
+        return replace(cascade, einsums=einsums)
 
     # -- one reduction
 
@@ -345,6 +375,8 @@ class _Sweeps:
     def _emit_running_map(self, tensor: str) -> None:
         """A map of running values runs too, before the first tile and after each."""
         einsum = self.facts.definitions[tensor]
+        if any(left.step for left in einsum.left):
+            raise CannotTile(einsum, einsum.body, f"{tensor} steps along a rank of its own")
         name = self.names.fresh(f"{tensor}_run")
         sweep = max(self.sweep[w] for w in self.facts.waits[tensor])
 
@@ -458,9 +490,7 @@ class _Sweeps:
                 where = both(where, self._in_range)
             name = self.names.fresh(f"{access.tensor}_tile")
             self.tiles[key] = name
-            left = self._left(
-                tuple(self.inner if r == self.rank else r for r in source.ranks), ""
-            )
+            left = self._left(tuple(self.inner if r == self.rank else r for r in source.ranks), "")
             self.out.append(Einsum(name, left, body, where, source.dtype, source.span))
         place = tuple(Index(self.inner) if i == axis else self._tiled(s, sweep, reader)
                       for i, s in enumerate(access.subscripts))  # fmt: skip

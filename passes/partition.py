@@ -38,13 +38,13 @@ def partitions(graph: Dependences, extents: Mapping[str, sympy.Expr]) -> tuple[P
             for axis, subscript in zip(graph.axes[access.tensor], access.subscripts):
                 if isinstance(subscript, Map) and (axis, subscript) not in seen:
                     seen.add((axis, subscript))
-                    parts = _mixed_radix(subscript, graph.classes, extents)
+                    parts = mixed_radix(subscript, graph.classes, extents)
                     if parts:
                         found.setdefault(Partition(axis, parts))
     return tuple(found)
 
 
-def _mixed_radix(
+def mixed_radix(
     subscript: Expr, classes: Mapping[str, str], extents: Mapping[str, sympy.Expr]
 ) -> tuple[str, ...]:
     """The ranks of a subscript a * |b| + b, outermost first; empty if it is not of that form."""
@@ -77,10 +77,21 @@ def linear(expr: Expr, extents: Mapping[str, sympy.Expr]) -> dict[str, sympy.Exp
     return found
 
 
+def offset(expr: Expr, extents: Mapping[str, sympy.Expr]) -> sympy.Expr | None:
+    """The constant of an affine expression; None if it is not one."""
+    total = sympy.Integer(0)
+    for variable, coefficient in _terms(expr, sympy.Integer(1), extents):
+        if variable is None:
+            return None
+        if not variable:
+            total += coefficient
+    return total
+
+
 def _terms(
     expr: Expr, factor: sympy.Expr, extents: Mapping[str, sympy.Expr]
 ) -> Iterator[tuple[str | None, sympy.Expr]]:
-    """Variables with coefficients; the variable is "" for a constant, None for what is not affine."""
+    """Coefficients of variables; "" stands for the constant, None for what is not affine."""
     match expr:
         case Index(rank):
             yield rank, factor

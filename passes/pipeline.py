@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from attnc.ir.cascade import Cascade, Refusal, Step
+from attnc.ir.expr import Expr, Extent
 from attnc.ir.source import CompileError
 from attnc.ir.targets import TARGETS, Target
 from attnc.ir.tile import Kernel, Program
+from attnc.ir.walk import accesses, subterms
 from attnc.passes.count_passes import count_passes
-from attnc.passes.cut import closure, cut
+from attnc.passes.cut import closure, cut, heavy
 from attnc.passes.defer import defer
 from attnc.passes.extents import Extents
 from attnc.passes.fiber import fiber
@@ -24,6 +26,7 @@ from attnc.passes.lower import KernelWriter, buffer
 from attnc.passes.mapping import Mapping, mapping
 from attnc.passes.normalise import normalise
 from attnc.passes.online import CannotTile, online
+from attnc.passes.recompute import recompute_parts
 
 Observe = Callable[[str, "Cascade | Program"], None]
 
@@ -37,9 +40,18 @@ def passes(cascade: Cascade) -> dict[str, int]:
 
 
 def repeated(cascade: Cascade) -> tuple[str, ...]:
-    """Ranks that need more than one pass and are reduced somewhere, in order of declaration."""
-    reduced = [rank for rank, count in passes(cascade).items() if count > 1]
-    return tuple(rank for rank in reduced if fiber(cascade, rank).reductions)
+    """Ranks that need more than one pass and are reduced somewhere, in order of declaration.
+
+    Ranks of constant extent are left out: they lie whole within a tile, where passes are free.
+    """
+    tiles = {decl.name for decl in cascade.ranks if not free_extents(decl.extent)}
+    more = [rank for rank, count in passes(cascade).items() if count > 1 and rank not in tiles]
+    return tuple(rank for rank in more if fiber(cascade, rank).reductions)
+
+
+def free_extents(extent: Expr) -> bool:
+    """Whether a declared extent depends on that of another rank."""
+    return any(isinstance(term, Extent) for term in subterms(extent))
 
 
 def defer_factors(cascade: Cascade) -> Cascade:
@@ -110,8 +122,10 @@ def kept(cascade: Cascade) -> tuple[Refusal, ...]:
         facts = fiber(cascade, rank)
         for einsum in cascade.einsums:
             awaited = facts.waits[einsum.target] - {einsum.target}
-            if rank in einsum.ranks and awaited and (
-                einsum.target in outputs or _reduced_elsewhere(cascade, einsum.target, rank)
+            if (
+                rank in einsum.ranks
+                and awaited
+                and (einsum.target in outputs or _reduced_elsewhere(cascade, einsum.target, rank))
             ):
                 names = " and ".join(sorted(awaited))
                 reason = f"keeps {rank} and waits for {names}, which reduces over it"
@@ -149,9 +163,7 @@ def optimize(cascade: Cascade, observe: Observe | None = None) -> Cascade:
     saved = any(after.get(rank, count) < count for rank, count in before.items())
     chosen = result if saved else cascade
     refusals = tuple(dict.fromkeys((*result.refusals, *kept(chosen))))
-    return replace(
-        chosen, derivation=result.derivation if saved else (), refusals=refusals
-    )
+    return replace(chosen, derivation=result.derivation if saved else (), refusals=refusals)
 
 
 def lower(
@@ -168,9 +180,11 @@ def lower(
     """
     facts = TARGETS[target]
     cascade = expand_logsumexp(normalise(cascade))
+    cascade = recompute_parts(cascade, heavy(cascade))
     decision = cut(cascade)
     plan = mapping(cascade, facts, decision.long, sizes or {}, dtype)
     cascade = stream(cascade, plan, decision.stored, decision.long)
+    cascade = recompute_parts(cascade, heavy(cascade) | set(decision.stored))
     if observe is not None:
         observe("stream", cascade)
     extents = Extents(cascade, plan.params(cascade))
@@ -228,11 +242,7 @@ def groups(
     place: dict[str, int] = {}
     for root in roots:
         tiles = plan.grid(cascade, root)
-        needs = {
-            place[name]
-            for name in _stored_reads(cascade, root, set(stored))
-            if name in place
-        }
+        needs = {place[name] for name in _stored_reads(cascade, root, set(stored)) if name in place}
         earliest = max(needs, default=-1) + 1
         for number in range(earliest, len(found)):
             if found[number][1] == tiles:
@@ -247,8 +257,6 @@ def groups(
 
 def _stored_reads(cascade: Cascade, root: str, stored: set[str]) -> set[str]:
     """The stored tensors that a root reads, directly or through what is computed with it."""
-    from attnc.ir.walk import accesses
-
     inside = closure(cascade, root, stored)
     return {
         access.tensor

@@ -58,8 +58,7 @@ class Products:
                 return tuple(Term(not t.negative, t.factors, t.where) for t in self.terms(body))
             case Map("+" | "-" as sign, (left, right)):
                 flipped = tuple(
-                    Term(t.negative != (sign == "-"), t.factors, t.where)
-                    for t in self.terms(right)
+                    Term(t.negative != (sign == "-"), t.factors, t.where) for t in self.terms(right)
                 )
                 return self._split(expr, (*self.terms(left), *flipped))
             case Access():

@@ -175,7 +175,7 @@ def _product(value: sp.Expr, leaf: dict[sp.Symbol, Expr]) -> Expr | None:
     for exponent, (above, below_) in powers.items():
         top = _chain([from_sympy(root, leaf) for root in above])
         bottom = _chain([from_sympy(root, leaf) for root in below_])
-        if above and top is None or below_ and bottom is None:
+        if (above and top is None) or (below_ and bottom is None):
             return None
         ratio = top if top is not None else Const(1)
         if bottom is not None:

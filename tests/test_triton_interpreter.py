@@ -19,13 +19,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from triton_programs import elementwise, flash, folded, gated, m, paged  # noqa: E402
+
 from attnc.backends import launch  # noqa: E402
 from attnc.backends.triton_source import emit  # noqa: E402
 from attnc.ir.cascade import Reduction  # noqa: E402
 from attnc.ir.expr import Const, Expr, Index, Param, Tile  # noqa: E402
 from attnc.ir.source import CallError  # noqa: E402
 from attnc.ir.tile import Program  # noqa: E402
-from triton_programs import elementwise, flash, folded, gated, m, paged  # noqa: E402
 
 INSIDE = "ATTNC_TEST_INTERPRETER"
 inside = pytest.mark.skipif(INSIDE not in os.environ, reason="runs in a process of its own")

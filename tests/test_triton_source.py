@@ -6,11 +6,12 @@ import ast
 from dataclasses import replace
 
 import pytest
+from triton_programs import elementwise, flash, gated, m, paged
+
 from attnc.backends.triton_source import emit
 from attnc.ir.expr import Const, Expr, Extent, Index, Map, Tile
 from attnc.ir.source import InvalidIR
 from attnc.ir.tile import Compute, Loop, Program
-from triton_programs import elementwise, flash, gated, m, paged
 
 X, Y = Tile("x", ("i",)), Tile("y", ("i",))
 
@@ -92,9 +93,9 @@ def test_a_helper_stands_there_only_if_it_is_called() -> None:
 def test_names_that_python_or_triton_own_are_not_taken() -> None:
     program = elementwise(X)
     kernel = program.kernels[0]
-    body = tuple(
-        replace(s, name="tl") if isinstance(s, Compute) else s for s in kernel.body[:3]
-    ) + (replace(kernel.body[3], source=Tile("tl", ("i",))),)
+    *loads, compute, store = kernel.body
+    renamed = (replace(compute, name="tl"), replace(store, source=Tile("tl", ("i",))))
+    body = (*loads, *renamed)
     text = emit(replace(program, kernels=(replace(kernel, body=body),)), "")
     assert "tl_2 = x\n" in text
     ast.parse(text)

@@ -59,9 +59,7 @@ def flash(rows: int = 128, keys: int = 64, causal: bool = False) -> Program:
             Compute("D_next", P, m("+", m("*", Tile("D", P), Tile("keep", P)), Tile("sum", P))),
             Load("V", ("m0", "f"), "V", (Index("h"), position, Index("f")), exists),
             Contract("NV", PF, Tile("N", PM), Tile("V", ("m0", "f")), "m0"),
-            Compute(
-                "T_next", PF, m("+", m("*", Tile("T", PF), Tile("keep", P)), Tile("NV", PF))
-            ),
+            Compute("T_next", PF, m("+", m("*", Tile("T", PF), Tile("keep", P)), Tile("NV", PF))),
         )
 
     full_end: Expr = m("//", Extent("m"), Const(keys))
@@ -95,9 +93,7 @@ def flash(rows: int = 128, keys: int = 64, causal: bool = False) -> Program:
             loop,
             Compute("O", PF, m("select", m("==", total, Const(0)), Const(0.0), quotient)),
             Store("O", (Index("h"), Index("p"), Index("f")), Tile("O", PF)),
-            Compute(
-                "L", P, m("*", Const(math.log(2)), m("+", Tile("G", P), m("log2", total)))
-            ),
+            Compute("L", P, m("*", Const(math.log(2)), m("+", Tile("G", P), m("log2", total)))),
             Store("L", (Index("h"), Index("p")), Tile("L", P)),
         ),
     )

@@ -1,0 +1,234 @@
+"""A file as it is written: the parser's output, before names, ranks and types are known.
+
+    file      = File(source, items)
+    item      = Import | Function | OwnReduction | TensorFunction | CascadeText | ScheduleText
+    line      = Statement | RankLine | ParamLine | DirectiveLine | Broken
+    term      = Number | Constant | Size | Name | Group | Unary | Binary | Compared
+              | Call | Bracket | Applied
+
+Every node knows the characters `start` to `end` of the source that it was read from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from attnc.ir.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Characters `start` to `end` of the source."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Node):
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constant(Node):
+    """`inf`, `true` or `false`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Size(Node):
+    """`|m|`"""
+
+    rank: str
+
+
+@dataclass(frozen=True, slots=True)
+class Name(Node):
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group(Node):
+    """`(body)`"""
+
+    body: Term
+
+
+@dataclass(frozen=True, slots=True)
+class Unary(Node):
+    op: str
+    body: Term
+
+
+@dataclass(frozen=True, slots=True)
+class Binary(Node):
+    op: str
+    left: Term
+    right: Term
+
+
+@dataclass(frozen=True, slots=True)
+class Compared(Node):
+    """`a < b`, or a chain of comparisons, which the language has not."""
+
+    ops: tuple[str, ...]
+    operands: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Node):
+    """`exp(x)`"""
+
+    name: Name
+    args: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bracket(Node):
+    """`T[p, m]`"""
+
+    name: Name
+    subscripts: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied(Node):
+    """`sum[m where m <= p](x)`, `softmax[m](x)`"""
+
+    name: Name
+    ranks: tuple[Term, ...]
+    where: Term | None
+    args: tuple[Term, ...]
+
+
+Term = Number | Constant | Size | Name | Group | Unary | Binary | Compared | Call | Bracket | Applied
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration(Node):
+    """`doc[b; m]: int`; `before` is None where no semicolon stands."""
+
+    name: Name
+    before: tuple[Name, ...] | None
+    ranks: tuple[Name, ...]
+    kind: Name | None
+
+
+@dataclass(frozen=True, slots=True)
+class Statement(Node):
+    target: Name
+    subscripts: tuple[Term, ...]
+    kind: Name | None
+    body: Term
+    where: Term | None
+
+
+@dataclass(frozen=True, slots=True)
+class RankLine(Node):
+    name: Name
+    extent: Term
+
+
+@dataclass(frozen=True, slots=True)
+class ParamLine(Node):
+    name: Name
+    kind: Name
+    default: Term | None
+
+
+@dataclass(frozen=True, slots=True)
+class DirectiveLine(Node):
+    verb: Name
+    operands: tuple[Term, ...]
+    by: Term | None
+
+
+@dataclass(frozen=True, slots=True)
+class Broken(Node):
+    """A line that could not be read; `target` is the tensor that it would have assigned."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Import(Node):
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Function(Node):
+    """`def sigmoid2(x) = 1 / (1 + exp(-x))`"""
+
+    name: Name
+    params: tuple[Name, ...]
+    body: Term
+
+
+@dataclass(frozen=True, slots=True)
+class OwnReduction(Node):
+    """`def lse2 reduce(x, y) = log2(exp2(x) + exp2(y)) identity -inf`"""
+
+    name: Name
+    params: tuple[Name, ...]
+    body: Term
+    identity: Term
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeText(Node):
+    """A cascade, or a tensor function: its ranks in brackets, inputs, outputs, lines."""
+
+    name: Name
+    ranks: tuple[Name, ...]
+    inputs: tuple[Declaration, ...]
+    outputs: tuple[Declaration, ...]
+    function: bool
+    lines: tuple[Line, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleText(Node):
+    name: Name
+    lines: tuple[Line, ...] = ()
+
+
+Line = Statement | RankLine | ParamLine | DirectiveLine | Broken
+Item = Import | Function | OwnReduction | CascadeText | ScheduleText
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """The items of a source in their order."""
+
+    source: Source
+    items: tuple[Item, ...]
+
+
+def parts(term: Term) -> tuple[Term, ...]:
+    """The terms directly inside one."""
+    match term:
+        case Number() | Constant() | Size() | Name():
+            return ()
+        case Group(_, _, body) | Unary(_, _, _, body):
+            return (body,)
+        case Binary(_, _, _, left, right):
+            return (left, right)
+        case Compared(_, _, _, operands):
+            return operands
+        case Call(_, _, _, args):
+            return args
+        case Bracket(_, _, _, subscripts):
+            return subscripts
+        case Applied(_, _, _, ranks, where, args):
+            return (*ranks, *args) if where is None else (*ranks, where, *args)
+
+
+def within(term: Term) -> Iterator[tuple[Term, int]]:
+    """Every term inside one with its depth, itself first at depth 1, without recursion."""
+    stack = [(term, 1)]
+    while stack:
+        found, depth = stack.pop()
+        yield found, depth
+        stack.extend((part, depth + 1) for part in reversed(parts(found)))

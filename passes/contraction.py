@@ -1,0 +1,66 @@
+"""Recognise a matrix product: a sum of products that falls into two groups of factors.
+
+    sum[e](Q[p, e] * K[m, e] / sqrt(|e|))     groups Q[p, e] and K[m, e], outside 1 / sqrt(|e|)
+
+The groups share the summed rank alone. Any sum of products is one or it is not; that one factor is
+called a query plays no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from attnc.ir.expr import ONE, Expr, Map
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A factor or divisor of a product, with the depth at which it can be computed."""
+
+    value: Expr
+    depth: int
+    inverse: bool = False
+
+
+def factors(expr: Expr, inverse: bool = False) -> list[tuple[Expr, bool]]:
+    """The factors of a product, and whether each divides."""
+    match expr:
+        case Map("*", (left, right)):
+            return [*factors(left, inverse), *factors(right, inverse)]
+        case Map("/", (left, right)):
+            return [*factors(left, inverse), *factors(right, not inverse)]
+        case _:
+            return [(expr, inverse)]
+
+
+def product(parts: list[Part]) -> Part:
+    """Factors multiplied, divisors last."""
+    ordered = sorted(parts, key=lambda part: part.inverse)
+    value: Expr = ONE if ordered[0].inverse else ordered[0].value
+    for part in ordered if ordered[0].inverse else ordered[1:]:
+        value = Map("/" if part.inverse else "*", (value, part.value))
+    return Part(value, max(part.depth for part in parts))
+
+
+def two_groups(
+    parts: list[Part], over: str, ranks: Callable[[Expr], tuple[str, ...]]
+) -> list[Part] | None:
+    """The factors as two that share no rank but the summed one, or None."""
+    groups: list[tuple[set[str], list[Part]]] = []
+    alone: list[Part] = []
+    for part in parts:
+        own = set(ranks(part.value)) - {over}
+        if not own:
+            alone.append(part)
+            continue
+        joined = [part]
+        for other in [group for group in groups if group[0] & own]:
+            own |= other[0]
+            joined = [*other[1], *joined]
+            groups.remove(other)
+        groups.append((own, joined))
+    if len(groups) != 2:
+        return None
+    groups[0][1].extend(alone)
+    return [product(group) for _, group in groups]

@@ -1,0 +1,80 @@
+"""Compute a part of a tensor where only that part is read.
+
+    G_tile[m1, p] = max[m0](S[p, m1 * M0 + m0])       S_part[m1, p, m0] = sum[e](Q[p, e] * K[m1 * M0 + m0, e])
+                                                      G_tile[m1, p]     = max[m0](S_part[m1, p, m0])
+
+Legal because an Einsum says what each point is, whoever asks. Worth it in a kernel, which then has
+no need of the whole tensor in memory; in an analysis it would hide that the tensor is read twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from attnc.ir.cascade import Cascade, Einsum, Left
+from attnc.ir.expr import Access, Const, Expr, Extent, Index, Map, Param
+from attnc.ir.walk import free_ranks, rewrite, substitute, subterms
+from attnc.passes.clean import remove_dead
+from attnc.passes.domain import Domains, conjunction
+from attnc.passes.fiber import Names
+
+
+def recompute_parts(cascade: Cascade, whole: frozenset[str]) -> Cascade:
+    """Give each affine reading of an intermediate tensor, but those in `whole`, its own Einsum."""
+    names = Names(cascade)
+    done: dict[tuple[str, tuple[Expr, ...]], Access] = {}
+    einsums: list[Einsum] = []
+    domains = Domains(cascade)
+    definitions = {
+        einsum.target: einsum
+        for einsum in cascade.einsums
+        if einsum.target not in whole and not any(left.step for left in einsum.left)
+    }
+
+    def rule(term: Expr) -> Expr | None:
+        if not isinstance(term, Access) or term.tensor not in definitions or not _affine(term):
+            return None
+        key = (term.tensor, term.subscripts)
+        if key not in done:
+            done[key] = part(definitions[term.tensor], term)
+        return done[key]
+
+    def part(source: Einsum, term: Access) -> Access:
+        values = dict(zip(source.ranks, term.subscripts))
+        free = {rank for subscript in term.subscripts for rank in free_ranks(subscript)}
+        ranks = (*cascade.batch, *sorted(free - set(cascade.batch)))
+        where = [] if source.where is None else [substitute(source.where, values)]
+        bounds = domains.position(term)
+        name = names.fresh(f"{source.target}_part")
+        body = rewrite(substitute(source.body, values), rule)
+        einsums.append(
+            Einsum(
+                name,
+                tuple(Left(rank) for rank in ranks),
+                body,
+                conjunction((*where, *bounds)),
+                source.dtype,
+                source.span,
+            )
+        )
+        return Access(name, tuple(Index(rank) for rank in ranks), term.span)
+
+    for einsum in cascade.einsums:
+        body = rewrite(einsum.body, rule)
+        where = None if einsum.where is None else rewrite(einsum.where, rule)
+        einsums.append(replace(einsum, body=body, where=where))
+    if not done:
+        return cascade
+    return remove_dead(replace(cascade, einsums=tuple(einsums)))
+
+
+def _affine(access: Access) -> bool:
+    """Whether some subscript is an expression, and all are made of rank variables and constants."""
+    if all(isinstance(subscript, Index) for subscript in access.subscripts):
+        return False
+    return all(
+        isinstance(term, Index | Const | Param | Extent)
+        or (isinstance(term, Map) and term.op in ("+", "-", "*"))
+        for subscript in access.subscripts
+        for term in subterms(subscript)
+    )

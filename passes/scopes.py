@@ -1,0 +1,117 @@
+"""The statements of a kernel while it is written: a scope for it and one for each open loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from attnc.ir.expr import Expr, Tile
+from attnc.ir.source import NOWHERE, Span
+from attnc.ir.tile import Compute, Contract, Fold, Load, Loop, Statement, Store
+from attnc.ir.walk import free_ranks
+
+Known = frozenset[Expr]
+"""Predicates that hold at every point of a scope."""
+
+Value = tuple[Expr, int]
+"""A tile expression and the depth of the scope in which it can be computed."""
+
+
+@dataclass
+class Scope:
+    """The statements of the kernel or of one loop body, and the values that they define.
+
+    `asked` collects the predicates that the body would test, `reduced` each reduction with the
+    predicates that limit it.
+    """
+
+    loop: str | None
+    known: Known
+    states: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    statements: list[Statement] = field(default_factory=list)
+    values: dict[object, Value] = field(default_factory=dict)
+    asked: dict[Expr, None] = field(default_factory=dict)
+    reduced: list[tuple[str, Known]] = field(default_factory=list)
+
+
+class Scopes:
+    """The open scopes, outermost first, and the names given out."""
+
+    def __init__(self) -> None:
+        self.open = [Scope(None, frozenset())]
+        self.names: set[str] = set()
+
+    @property
+    def depth(self) -> int:
+        return len(self.open) - 1
+
+    def fresh(self, wish: str) -> str:
+        name, count = wish, 1
+        while name in self.names:
+            count += 1
+            name = f"{wish}_{count}"
+        self.names.add(name)
+        return name
+
+    def emit(self, statement: Statement, depth: int) -> None:
+        self.open[depth].statements.append(statement)
+
+    def named(
+        self, wish: str, ranks: tuple[str, ...], value: Expr, depth: int, span: Span = NOWHERE
+    ) -> Tile:
+        """A value as a tile of the given ranks, computed unless it is one already."""
+        if isinstance(value, Tile) and value.ranks == ranks:
+            return value
+        name = self.fresh(wish)
+        self.emit(Compute(name, ranks, value, span), depth)
+        return Tile(name, ranks)
+
+    def find(self, key: object) -> Value | None:
+        for scope in reversed(self.open):
+            if key in scope.values:
+                return scope.values[key]
+        return None
+
+    def keep(self, key: object, value: Expr, depth: int) -> Value:
+        self.open[depth].values[key] = (value, depth)
+        return value, depth
+
+    def depth_of(self, loop: str) -> int | None:
+        """The depth of the open loop over a rank."""
+        return next((d for d, scope in enumerate(self.open) if scope.loop == loop), None)
+
+    def knows(self, predicate: Expr) -> bool:
+        return any(predicate in scope.known for scope in self.open)
+
+    def ask(self, predicate: Expr) -> None:
+        """Note that the body of a loop tests a predicate that varies with it."""
+        for scope in self.open:
+            if scope.loop is not None and scope.loop in free_ranks(predicate):
+                scope.asked.setdefault(predicate)
+
+    def ask_all(self, predicate: Expr) -> None:
+        """Note that every open loop is idle where a predicate fails."""
+        for scope in self.open[1:]:
+            scope.asked.setdefault(predicate)
+
+    def enter(self, scope: Scope) -> set[str]:
+        """Open a scope; returns the names to go back to when it closes."""
+        self.open.append(scope)
+        return set(self.names)
+
+    def leave(self, names: set[str]) -> Scope:
+        """Close the innermost scope: its names are free again, those of outer ones are not."""
+        scope = self.open.pop()
+        outer = {n for s in self.open for st in s.statements for n in defined(st)}
+        self.names = names | outer
+        return scope
+
+
+def defined(statement: Statement) -> tuple[str, ...]:
+    """The tiles that a statement defines for those behind it."""
+    match statement:
+        case Load(name) | Compute(name) | Contract(name) | Fold(name):
+            return (name,)
+        case Loop(_, carried, _):
+            return tuple(c.name for c in carried)
+        case Store():
+            return ()
