@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy
 
+from attnc.backends.triton_launcher import parameter
 from attnc.ir.source import CallError, CompileError
 from attnc.ir.tile import Program
 
@@ -153,7 +154,7 @@ class Kernel:
         if self._module is None:
             self._module = load(self.source, self.program.name)
         try:
-            result = getattr(self._module, self.program.name)(**tensors)
+            result = getattr(self._module, parameter(self.program.name))(*tensors.values())
         except self._module.CallError as error:
             raise CallError(str(error)) from None
         if not arrays:
@@ -176,7 +177,7 @@ class Kernel:
         missing = [name for name in names if name not in given]
         if missing:
             raise CallError(f"missing: {', '.join(missing)}")
-        return given
+        return {name: given[name] for name in names}
 
 
 @dataclass(slots=True)
@@ -231,21 +232,20 @@ def compile_kernels(
         raise CallError("Triton compiles nothing while TRITON_INTERPRET=1 is set")
     module = load(source, program.name)
     calls: list[tuple[Any, dict[str, Any], dict[str, Any]]] = []
-    names = [name for name in vars(module) if name.endswith("_kernel")]
-    originals = {name: getattr(module, name) for name in names}
+    originals = {name: value for name, value in vars(module).items() if name.endswith("_kernel")}
     extents: dict[str, int] = dict(sizes or {})
-    inputs = {
-        tensor.name: torch.empty(
+    inputs = [
+        torch.empty(
             [extents.get(rank, USUAL_EXTENT) for rank in tensor.ranks],
             dtype=getattr(torch, TORCH_TYPES[dtype if tensor.dtype == "float" else tensor.dtype]),
             device="meta",
         )
         for tensor in program.inputs
-    }
+    ]
     try:
         for name, function in originals.items():
             setattr(module, name, _Launch(function, calls))
-        getattr(module, program.name)(**inputs)
+        getattr(module, parameter(program.name))(*inputs)
     finally:
         for name, function in originals.items():
             setattr(module, name, function)

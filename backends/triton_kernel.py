@@ -131,7 +131,7 @@ class Writer:
             return text
         for arg in expr.args:
             if isinstance(arg, Map) and len(render(arg, ranks, self.scope).code) > LONGEST // 3:
-                self.part(arg, ranks, f"{name}_part")
+                self.part(arg, ranks, name if name.endswith("_part") else f"{name}_part")
         return render(expr, ranks, self.scope)
 
     def part(self, expr: Expr, ranks: tuple[str, ...], name: str) -> None:
@@ -259,23 +259,29 @@ class Writer:
         dtype = "REAL"
         if text.kind == "raw" and isinstance(compute.body, Cast):
             dtype = f"tl.{DTYPES[compute.body.dtype]}"
-        elif text.kind == "raw":
-            text = real(text)
+        else:
+            text = operand(text)
+        if not compute.ranks and text.power == ATOM and text.code.isidentifier():
+            # A scalar that has a name already needs no second one.
+            self.scope.values[compute.name] = Value(text.code, (), text.kind, dtype)
+            return
         name = self.bind(compute.name, compute.ranks, text.kind, dtype)
         self.line(f"{name} = {self.filled(text, compute.ranks)}")
 
-    def filled(self, text: Text, ranks: tuple[str, ...], kind: str = "") -> str:
+    def filled(self, text: Text, ranks: tuple[str, ...]) -> str:
         """The value at every point of a tile, also where it does not vary along some axis."""
-        kind = kind or text.kind
-        dtype = {"int": "tl.int32", "bool": "tl.int1"}.get(kind, "REAL")
-        literal = not text.ranks and (text.code[-1:].isdigit() or text.code.startswith("float("))
-        if literal or text.code in ("True", "False") or text.code.startswith("-float("):
-            if text.code in ("0", "0.0"):
-                return f"tl.zeros({self.shape(ranks)}, dtype={dtype})"
-            return f"tl.full({self.shape(ranks)}, {text.code}, dtype={dtype})"
         if text.ranks == ranks:
             return text.code
+        if not text.ranks:
+            return self.full(text, ranks, text.kind)
         return f"tl.broadcast_to({spread(text, ranks)}, {self.shape(ranks)})"
+
+    def full(self, text: Text, ranks: tuple[str, ...], kind: str) -> str:
+        """One number at every point, as a tensor of its kind."""
+        dtype = {"int": "tl.int32", "bool": "tl.int1"}.get(kind, "REAL")
+        if text.code in ("0", "0.0"):
+            return f"tl.zeros({self.shape(ranks)}, dtype={dtype})"
+        return f"tl.full({self.shape(ranks)}, {text.code}, dtype={dtype})"
 
     def fold(self, fold: Fold) -> None:
         if fold.op not in MONOIDS:
@@ -380,7 +386,8 @@ class Writer:
         for carried, kind in zip(loop.carried, kinds):
             text = operand(self.text(carried.init, carried.ranks))
             name = self.bind(carried.name, carried.ranks, kind)
-            self.line(f"{name} = {self.filled(text, carried.ranks, kind)}")
+            start = self.filled(text, carried.ranks) if text.ranks else ""
+            self.line(f"{name} = {start or self.full(text, carried.ranks, kind)}")
         counter = self.scope.namer.name(loop.rank)
         limits = self.limits(loop, counter)
         for segment, (start, end) in zip(loop.segments, limits):
@@ -394,7 +401,10 @@ class Writer:
     def limits(self, loop: Loop, counter: str) -> list[tuple[str, str]]:
         """The bounds of each segment; one that is more than a number or a name gets a name."""
         bounds = [bound for segment in loop.segments for bound in (segment.lo, segment.hi)]
-        outer, self.shared = self.shared, dict.fromkeys(repeated(list(dict.fromkeys(bounds))), f"{counter}_bound")
+        outer, self.shared = (
+            self.shared,
+            dict.fromkeys(repeated(list(dict.fromkeys(bounds))), f"{counter}_bound"),
+        )
         for segment in loop.segments:
             words = re.sub(r"\W+", "_", segment.note).strip("_")
             for side, bound in (("start", segment.lo), ("end", segment.hi)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from dataclasses import dataclass
 
 from attnc.backends.triton_expr import DTYPES
@@ -80,6 +81,18 @@ def _empty(sizes, ranks, dtype, device):
 '''.strip()
 
 
+TAKEN = frozenset(keyword.kwlist) | {
+    "torch", "triton", "tl", "math", "namedtuple", "sizes", "real", "instances", "out",
+    "CallError", "Outputs", "PRECISION", "_check", "_empty", "_torch_type",
+}  # fmt: skip
+"""What a launcher cannot call a tensor, or itself."""
+
+
+def parameter(name: str) -> str:
+    """The name of a tensor or a cascade in the launcher: its own, unless Python needs that."""
+    return f"{name}_" if name in TAKEN or name.endswith("_kernel") else name
+
+
 def host_dtype(dtype: str) -> str:
     """A declared type as the attribute of `torch` that it is; float, int and bool are kinds."""
     return {"f8e4m3": "float8_e4m3fn", "int": "int", "bool": "bool", "float": "float",
@@ -88,20 +101,24 @@ def host_dtype(dtype: str) -> str:
 
 def launcher(program: Program, kernels: list[Printed]) -> str:
     """The class of errors, the check and the function that a user calls."""
-    names = [tensor.name for tensor in program.inputs]
-    lines = [f"def {program.name}({', '.join([*names, '*', 'out=None'])}):"]
+    names = [parameter(tensor.name) for tensor in program.inputs]
+    lines = [f"def {parameter(program.name)}({', '.join([*names, '*', 'out=None'])}):"]
     lines.append(f'    """{_signature_line(program)}"""')
     lines.append("    sizes = {}")
     for tensor in program.inputs:
-        lines.append(_check(tensor, tensor.name, names[0]))
+        lines.append(_check(tensor, names[0]))
     lines += _matched(kernels)
     for decl in program.ranks:
         lines.append(f'    sizes["{decl.name}"] = {host(decl.extent, _size)}')
-    floats = [tensor.name for tensor in program.inputs if tensor.dtype not in ("int", "bool")]
+    floats = [
+        parameter(tensor.name) for tensor in program.inputs if tensor.dtype not in ("int", "bool")
+    ]
     lines.append(_arithmetic(floats))
     lines += _outputs(program, floats)
     for buffer in program.buffers:
-        lines.append(f"    {buffer.name} = {_empty(buffer, names[0], '_torch_type[real]')}")
+        lines.append(
+            f"    {parameter(buffer.name)} = {_empty(buffer, names[0], '_torch_type[real]')}"
+        )
     for kernel in kernels:
         lines += _launch(program, kernel)
     lines.append("    return out")
@@ -131,8 +148,8 @@ def _ranks(tensor: Tensor) -> str:
     return f"({inside},)" if len(tensor.ranks) == 1 else f"({inside})"
 
 
-def _check(tensor: Tensor, value: str, first: str) -> str:
-    dtype = host_dtype(tensor.dtype)
+def _check(tensor: Tensor, first: str) -> str:
+    value, dtype = parameter(tensor.name), host_dtype(tensor.dtype)
     return (
         f'    _check(sizes, "{tensor.name}", {value}, {_ranks(tensor)}, "{dtype}", {first}.device)'
     )
@@ -144,9 +161,9 @@ def _matched(kernels: list[Printed]) -> list[str]:
     for left, right in pairs:
         if left != right:
             lines += [
-                f"    if {left}.dtype != {right}.dtype:",
+                f"    if {parameter(left)}.dtype != {parameter(right)}.dtype:",
                 f'        raise CallError(f"{left} and {right} are multiplied, but one is '
-                f'{{{left}.dtype}} and the other {{{right}.dtype}}")',
+                f'{{{parameter(left)}.dtype}} and the other {{{parameter(right)}.dtype}}")',
             ]
     return lines
 
@@ -171,7 +188,7 @@ def _empty(tensor: Tensor, first: str, real: str) -> str:
 
 def _outputs(program: Program, floats: list[str]) -> list[str]:
     """Allocate the outputs, or check those that the caller gave."""
-    first = program.inputs[0].name
+    first = parameter(program.inputs[0].name)
     real = f"{floats[0]}.dtype" if floats else "torch.float32"
     lines = ["    if out is None:"]
     if len(program.outputs) == 1:
@@ -180,9 +197,9 @@ def _outputs(program: Program, floats: list[str]) -> list[str]:
         lines.append("        out = Outputs(")
         lines += [f"            {_empty(tensor, first, real)}," for tensor in program.outputs]
         lines.append("        )")
-    names = ", ".join(tensor.name for tensor in program.outputs)
+    names = ", ".join(parameter(tensor.name) for tensor in program.outputs)
     lines.append(f"    {names} = out")
-    lines += [_check(tensor, tensor.name, first) for tensor in program.outputs]
+    lines += [_check(tensor, first) for tensor in program.outputs]
     return lines
 
 
@@ -207,7 +224,9 @@ def _launch(program: Program, kernel: Printed) -> list[str]:
 
 def _stages(program: Program, stages: int) -> str:
     """Tiles of wide elements fill the shared memory that further stages would need."""
-    wide = next((t.name for t in program.inputs if t.dtype in ("float", "f32", "f64")), None)
+    wide = next(
+        (parameter(t.name) for t in program.inputs if t.dtype in ("float", "f32", "f64")), None
+    )
     if stages == 1 or wide is None:
         return str(stages)
     return f"{stages} if {wide}.element_size() <= 2 else 1"

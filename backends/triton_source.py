@@ -21,7 +21,7 @@ from attnc.backends.triton_flow import fused, tile_uses
 from attnc.backends.triton_helpers import HELPERS, helper_text
 from attnc.backends.triton_host import ATOM, host
 from attnc.backends.triton_kernel import Width, Writer
-from attnc.backends.triton_launcher import Argument, Printed, launcher, signature
+from attnc.backends.triton_launcher import Argument, Printed, launcher, parameter, signature
 from attnc.ir.cascade import Reduction
 from attnc.ir.expr import Const, Expr, Extent, Index, Map, Param, Tile
 from attnc.ir.tile import Axis, Contract, Kernel, Loop, Program, Statement
@@ -267,10 +267,10 @@ def _bases(writer: Writer) -> list[str]:
 def _arguments(writer: Writer, blocks: dict[Expr, tuple[str, str, str]]) -> tuple[Argument, ...]:
     """Pointers, strides, extents, then compile-time constants."""
     scope = writer.scope
-    found = [Argument(f"{name}_ptr", name, "pointer") for name in writer.touched]
+    found = [Argument(f"{name}_ptr", parameter(name), "pointer") for name in writer.touched]
     for name in writer.touched:
         for rank in writer.tensors[name].ranks:
-            found.append(Argument(scope.stride(name, rank), f"*{name}.stride()", name))
+            found.append(Argument(scope.stride(name, rank), f"*{parameter(name)}.stride()", name))
     for rank, name in scope.extents.items():
         group = "constant" if rank in scope.whole else "extent"
         found.append(Argument(name, size_of(rank), group))

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
-from lark import TextSlice, v_args
+from lark import (
+    Lark,
+    TextSlice,
+    Token,
+    Transformer,
+    UnexpectedCharacters,
+    UnexpectedInput,
+    UnexpectedToken,
+    v_args,
+)
 
 from attnc import limits, syntax
 from attnc.ir.source import CompileError, Source, Span
@@ -144,20 +151,33 @@ def _parsed(source: Source, line: Line, errors: list[CompileError]) -> Any:
     if not line.readable or len(errors) > limits.SYNTAX_ERRORS:
         return broken
     try:
-        node = _grammar().parse(TextSlice(source.text, line.start, line.end))  # type: ignore[arg-type]
+        node = _grammar().parse(TextSlice(source.text, line.start, line.end))
     except UnexpectedInput as error:
         errors.append(_explained(source, line, error))
         return broken
-    except _TooDeep as error:
-        start, end = error.args
-        errors.append(
-            CompileError(
-                f"an expression nests deeper than {limits.DEPTH} levels", Span(source, start, end),
-                code="E004", help="give a part of it a name of its own",
-            )  # fmt: skip
-        )
-        return broken
-    return node
+    if line.end - line.start > limits.DEPTH:
+        deep = _too_deep(node)
+        if deep is not None:
+            errors.append(
+                CompileError(
+                    f"an expression nests deeper than {limits.DEPTH} levels",
+                    Span(source, deep.start, deep.end), code="E004",
+                    help="give a part of it a name of its own",
+                )  # fmt: skip
+            )
+            return broken
+    return replace(node, start=line.start, end=line.end)
+
+
+def _too_deep(node: Any) -> syntax.Term | None:
+    """The term of a line that stands on the first level too many."""
+    for name in ("body", "where", "identity", "extent", "default", "by"):
+        top = getattr(node, name, None)
+        if top is not None:
+            for term, depth in syntax.within(top):
+                if depth > limits.DEPTH:
+                    return term
+    return None
 
 
 def _explained(source: Source, line: Line, error: UnexpectedInput) -> CompileError:
@@ -185,7 +205,7 @@ def _explained(source: Source, line: Line, error: UnexpectedInput) -> CompileErr
 
 _WORDS = {
     "NUMBER": "an expression", "NAME": "a name", "STRING": "a path in double quotes",
-    "CLOSE": "')'", "RPAR": "')'", "SQUARE": "']'", "RSQB": "']'", "COLON": "':'", "EQUAL": "'='",
+    "CLOSE": "')'", "RPAR": "')'", "SQUARE": "']'", "RSQB": "']'", "COLON": "':'", "_BLOCK": "':'", "EQUAL": "'='",
     "__ANON_0": "'->'", "IDENTITY": "'identity'", "LPAR": "'('", "LSQB": "'['", "OPEN": "'('",
 }  # fmt: skip
 
@@ -200,15 +220,120 @@ def _expected(allowed: Any, where: str) -> str:
     return f"{' or '.join(words)} is expected {where}"
 
 
-class _TooDeep(Exception):
-    """An expression past the limit of levels, with its first and last character."""
-
-
 @cache
 def _grammar() -> Lark:
     text = files("attnc").joinpath("grammar.lark").read_text(encoding="utf-8")
     return Lark(text, parser="lalr", lexer="contextual", transformer=_Nodes())
 
 
-def _known(found: list[Any]) -> tuple[Any, ...]:
-    return tuple(part for part in found if part is not None and not isinstance(part, Token))
+Many = tuple[Any, ...]
+
+
+def _end(token: Token) -> int:
+    return token.end_pos or 0
+
+
+def _start(token: Token) -> int:
+    return token.start_pos or 0
+
+
+@v_args(inline=True)
+class _Nodes(Transformer[Token, Any]):
+    """A method for each rule of the grammar; `_parsed` gives the nodes of lines their place."""
+
+    def import_(self, path: Token) -> syntax.Import:
+        return syntax.Import(0, 0, path[1:-1])
+
+    def function(self, name: syntax.Name, params: Many, body: Any) -> syntax.Function:
+        return syntax.Function(0, 0, name, params, body)
+
+    def reduction(
+        self, name: syntax.Name, params: Many, body: Any, identity: Any
+    ) -> syntax.OwnReduction:
+        return syntax.OwnReduction(0, 0, name, params, body, identity)
+
+    def tensor_function(
+        self, name: syntax.Name, ranks: Many, inputs: Many, outputs: Many
+    ) -> syntax.CascadeText:
+        return syntax.CascadeText(0, 0, name, ranks, inputs, outputs, True)
+
+    def cascade(
+        self, name: syntax.Name, ranks: Many | None, inputs: Many, outputs: Many
+    ) -> syntax.CascadeText:
+        return syntax.CascadeText(0, 0, name, ranks or (), inputs, outputs, False)
+
+    def schedule(self, name: syntax.Name) -> syntax.ScheduleText:
+        return syntax.ScheduleText(0, 0, name)
+
+    def declared(self, *found: Any) -> Many:
+        return tuple(part for part in found if part is not None)
+
+    exprs = names = declared
+
+    def declaration(
+        self, name: syntax.Name, first: Many, semicolon: Token | None, second: Many | None,
+        kind: syntax.Name | None,
+    ) -> syntax.Declaration:  # fmt: skip
+        before, ranks = (None, first) if semicolon is None else (first, second or ())
+        last = [name, *first, *ranks, *([kind] if kind else [])][-1]
+        return syntax.Declaration(name.start, last.end, name, before, ranks, kind)
+
+    def statement(
+        self, target: syntax.Name, subscripts: Many, kind: Any, body: Any, where: Any
+    ) -> syntax.Statement:
+        return syntax.Statement(0, 0, target, subscripts, kind, body, where)
+
+    def rank(self, name: syntax.Name, extent: Any) -> syntax.RankLine:
+        return syntax.RankLine(0, 0, name, extent)
+
+    def param(self, name: syntax.Name, kind: syntax.Name, default: Any) -> syntax.ParamLine:
+        return syntax.ParamLine(0, 0, name, kind, default)
+
+    def directive(self, verb: syntax.Name, operands: Many, by: Any) -> syntax.DirectiveLine:
+        return syntax.DirectiveLine(0, 0, verb, operands, by)
+
+    operands = declared
+
+    def binary(self, left: Any, op: Token, right: Any) -> syntax.Binary:
+        return syntax.Binary(left.start, right.end, str(op), left, right)
+
+    def either(self, left: Any, right: Any) -> syntax.Binary:
+        return syntax.Binary(left.start, right.end, "or", left, right)
+
+    def both(self, left: Any, right: Any) -> syntax.Binary:
+        return syntax.Binary(left.start, right.end, "and", left, right)
+
+    def unary(self, op: Token, body: Any) -> syntax.Unary:
+        return syntax.Unary(_start(op), body.end, str(op), body)
+
+    def compared(self, *found: Any) -> syntax.Compared:
+        ops = tuple(str(op) for op in found[1::2])
+        return syntax.Compared(found[0].start, found[-1].end, ops, found[::2])
+
+    def number(self, token: Token) -> syntax.Number:
+        return syntax.Number(_start(token), _end(token), str(token))
+
+    def constant(self, token: Token) -> syntax.Constant:
+        return syntax.Constant(_start(token), _end(token), str(token))
+
+    def extent(self, token: Token) -> syntax.Size:
+        return syntax.Size(_start(token), _end(token), token.strip("| \t"))
+
+    def variable(self, token: Token) -> syntax.Name:
+        return syntax.Name(_start(token), _end(token), str(token))
+
+    name = variable
+
+    def group(self, opened: Token, body: Any, closed: Token) -> syntax.Group:
+        return syntax.Group(_start(opened), _end(closed), body)
+
+    def call(self, name: syntax.Name, args: Many, closed: Token) -> syntax.Call:
+        return syntax.Call(name.start, _end(closed), name, args)
+
+    def access(self, name: syntax.Name, subscripts: Many, closed: Token) -> syntax.Bracket:
+        return syntax.Bracket(name.start, _end(closed), name, subscripts)
+
+    def applied(
+        self, name: syntax.Name, ranks: Many, where: Any, args: Many, closed: Token
+    ) -> syntax.Applied:
+        return syntax.Applied(name.start, _end(closed), name, ranks, where, args)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from attnc.ir.affine import least, most, solved
+from attnc.ir.affine import least, most, plus, solved
 from attnc.ir.algebra import MONOIDS
 from attnc.ir.expr import ONE, TRUE, ZERO, Const, Expr, Index, Map, Tile, both, conjuncts
 from attnc.ir.source import InvalidIR
@@ -59,16 +59,21 @@ def edges_of(kernel: Kernel) -> dict[str, tuple[Expr, Expr]]:
 
 
 def clipped(
-    loop: Loop, segment: Segment, edges: Edges, ranks: Mapping[str, tuple[str, ...]]
+    loop: Loop,
+    segment: Segment,
+    edges: Edges,
+    ranks: Mapping[str, tuple[str, ...]],
+    cut: frozenset[str],
 ) -> tuple[tuple[Clip, ...], tuple[Statement, ...]]:
     """The axes that the body of a segment may cut, and the body without the tests they answer.
 
-    `edges` gives the axes that may be cut, with those of the grid; `ranks` the axes of the tiles
-    that are made before the loop.
+    `edges` gives every axis of the kernel; `ranks` the axes of the tiles that are made before the
+    loop; `cut` the axes that a loop around it has cut already.
     """
-    kept = {rank for state in loop.carried for rank in state.ranks}
+    kept = set(cut) | {rank for state in loop.carried for rank in state.ranks}
     kept |= _renamed(segment.body, {**ranks, **{s.name: s.ranks for s in loop.carried}})
     kept |= _carried_inside(segment.body)
+    before = {*ranks, *(state.name for state in loop.carried)}
     definitions = {s.name: s for s in segment.body if isinstance(s, Load | Compute)}
     clips: list[Clip] = []
     known: set[Expr] = set()
@@ -77,9 +82,10 @@ def clipped(
             continue
         guards = _shared(rank, segment.body, definitions)
         lo: Expr = ZERO
-        hi = Const(last.value + 1) if isinstance(last, Const) else last.args[0]  # type: ignore
-        whole = hi
+        hi = whole = plus(last, ONE)
         for guard in sorted(guards or (), key=repr):
+            if any(tile.name not in before for tile in tiles(guard)):
+                continue
             found = solved(guard, rank, edges)
             if found is None:
                 continue

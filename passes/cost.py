@@ -148,8 +148,10 @@ def _work(einsum: Einsum, left: frozenset[str], space: frozenset[str]) -> Work:
             if kind:
                 yield kind, space
             yield from _maps(body)
-        case Populate(_, _, body):
-            yield "max", space
+        case Populate(op, rank, body, _, slot):
+            # A choice looks at each candidate once; an order compares it with all others.
+            candidates = space - frozenset((slot,)) if op != "rankof" else space
+            yield "max", candidates | frozenset((rank,))
             yield from _maps(body)
         case body:
             yield from _maps(body)

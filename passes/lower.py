@@ -10,6 +10,7 @@ and the ranges of loops leave out iterations that no point survives (`ranges.py`
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from attnc.ir.algebra import MONOIDS
@@ -33,11 +34,12 @@ from attnc.ir.expr import (
 )
 from attnc.ir.source import NOWHERE, CompileError, InvalidIR, Span
 from attnc.ir.tile import Axis, Carried, Contract, Fold, Grid, Kernel, Load, Loop, Segment, Store
-from attnc.ir.walk import free_ranks, substitute
+from attnc.ir.walk import free_ranks, substitute, subterms
 from attnc.passes.contraction import Part, factors, product, two_groups
 from attnc.passes.defer import number
 from attnc.passes.domain import Domains, union
 from attnc.passes.extents import Extents
+from attnc.passes.probe import probe
 from attnc.passes.ranges import Live, Space, live
 from attnc.passes.scopes import Known, Scope, Scopes, Value
 from attnc.passes.segments import segments
@@ -444,7 +446,12 @@ class KernelWriter:
         raise InvalidIR(f"{self.name}: {tensor} is read outside its sweep")
 
     def _start(self, tensor: str) -> Value:
-        return self._value(self.starts[tensor].body)
+        value, depth = self._value(self.starts[tensor].body)
+        if all(isinstance(term, Const | Map) for term in subterms(value)):
+            folded = probe(value, {})
+            if not math.isnan(folded):
+                return number(folded), 0
+        return value, depth
 
     def _after(self, tensor: str) -> Value:
         found = self.scopes.find((tensor, "after"))
@@ -483,6 +490,9 @@ class KernelWriter:
 
     def _loop(self, rank: str, wanted: frozenset[str]) -> None:
         """The loop over a rank in which some states or stored tensors are computed."""
+        for name in self.stages.before(rank, wanted):
+            if self.scopes.find((name, "final")) is None:
+                self._loop(rank, frozenset({name}))
         states, stores = self.stages.sweep(rank, wanted)
         depth = self.scopes.depth
         carried: list[Carried] = []

@@ -66,12 +66,13 @@ class Report:
         def numbers(quantities: dict[str, Quantity]) -> dict[str, Quantity]:
             return {name: number(quantity) for name, quantity in quantities.items()}
 
+        ratio = number(self.intensity)
         return replace(
             self,
             footprint=numbers(self.footprint),
             flops=number(self.flops),
             bytes=number(self.bytes),
-            intensity=number(self.intensity),
+            intensity=float(ratio) if isinstance(ratio, int) else ratio,
             operations=numbers(self.operations),
             einsums=tuple(
                 replace(

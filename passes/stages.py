@@ -40,6 +40,17 @@ class Stages:
         ]
         return states, stores
 
+    def before(self, rank: str, wanted: frozenset[str]) -> list[str]:
+        """States of earlier sweeps over a rank that `wanted` wait for, in order."""
+        level = self._levels(rank)
+        stage = max(level[name] for name in wanted)
+        states = [
+            name
+            for name, (_, own) in self.stepped.items()
+            if own == rank and name in self.needed and level[name] < stage
+        ]
+        return sorted(states, key=level.__getitem__)
+
     def _needed(self) -> set[str]:
         found: set[str] = set()
         stack = list(self.roots)

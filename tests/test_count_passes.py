@@ -138,12 +138,11 @@ CASES = {
         {"t": 2},
     ),
     "rows that grow with t are whole fibers nevertheless": (
-        """cascade c(S[t, u]) -> Z[t]:
-    rank j = |t|
-    X[t, t'] = S[t, t']
+        """cascade c(A[t], B[t]) -> Z[t]:
+    X[t, t'] = A[t] * B[t']
     G[t] = max[t' where t' <= t](X[t, t'])
     Z[t] = sum[t' where t' <= t](X[t, t'] * G[t])""",
-        {"t": 2, "u": 1, "j": 1},
+        {"t": 2},
     ),
     "the last turn of an iteration is a barrier": (
         """cascade c(A[i]) -> Z[i]:
