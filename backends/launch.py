@@ -242,20 +242,22 @@ def compile_kernels(
         )
         for tensor in program.inputs
     ]
+    capability = _capability(target)
+    originals["_generation"] = module._generation
     try:
         for name, function in originals.items():
             setattr(module, name, _Launch(function, calls))
+        module.__dict__["_generation"] = lambda device: capability // 10
         getattr(module, parameter(program.name))(*inputs)
     finally:
         for name, function in originals.items():
             setattr(module, name, function)
-    return [_compile(triton, target, *call) for call in calls]
+    return [_compile(triton, capability, *call) for call in calls]
 
 
 def _compile(
-    triton: Any, target: str, function: Any, values: dict[str, Any], options: dict[str, Any]
+    triton: Any, capability: int, function: Any, values: dict[str, Any], options: dict[str, Any]
 ) -> Compiled:
-    capability = _capability(target)
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
     hints: dict[tuple[int, ...], list[list[object]]] = {}

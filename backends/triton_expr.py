@@ -320,7 +320,7 @@ def _map(expr: Map, order: tuple[str, ...], scope: Scope) -> Text:
         case "select":
             return _select(expr, order, scope)
         case "uniform":
-            raise CompileError("random numbers have no Triton form yet", expr.span, "drawn here")
+            return _uniform(expr, order, scope)
     texts = [render(arg, order, scope) for arg in args]
     if op in ("and", "or"):
         return _infix(op, [truth(text) for text in texts], order, "bool")
@@ -415,6 +415,20 @@ def _divide(
         texts = [real(text) for text in texts]
         name += "_real"
     return _call(f"{scope.helper(name)}({{0}}, {{1}})", texts, order, "int" if integer else "real")
+
+
+def _uniform(expr: Map, order: tuple[str, ...], scope: Scope) -> Text:
+    """A random number of a seed and up to eight positions."""
+    texts = [render(arg, order, scope) for arg in expr.args]
+    words = 4 if len(texts) <= 5 else 8
+    if len(texts) > words + 1:
+        raise CompileError(
+            f"uniform takes up to {words} positions on a GPU, not {len(texts) - 1}", expr.span
+        )
+    texts += [Text("0", ATOM, (), "int")] * (words + 1 - len(texts))
+    places = ", ".join(f"{{{place}}}" for place in range(len(texts)))
+    name = scope.helper("uniform" if words == 4 else "uniform_of_eight")
+    return _call(f"{name}({places})", texts, order, "real")
 
 
 def _select(expr: Map, order: tuple[str, ...], scope: Scope) -> Text:

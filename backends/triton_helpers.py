@@ -117,9 +117,34 @@ def power(x, y):
     signed = tl.where((x < 0) & odd, -size, tl.where((x < 0) & ~whole, float("nan"), size))
     return tl.where(y == 0, 1.0, signed)
 ''',
+    "uniform": '''
+def uniform(seed, i, j, k, l):
+    """A number in [0, 1) from Philox 4x32-10: the upper 24 bits of its first word."""
+    i, j, k, l = _words(i, j, k, l)
+    word, _, _, _ = tl.philox(seed, i, j, k, l)
+    return (word >> 8).to(tl.float32) * (1 / 16777216)
+''',
+    "uniform_of_eight": '''
+def uniform_of_eight(seed, i, j, k, l, m, n, o, p):
+    """The same for more positions: the further ones are mixed into the words of the first."""
+    i, j, k, l = _words(i, j, k, l)
+    m, n, o, p = _words(m, n, o, p)
+    i, j, k, l = tl.philox(seed, i, j, k, l)
+    word, _, _, _ = tl.philox(seed, i ^ m, j ^ n, k ^ o, l ^ p)
+    return (word >> 8).to(tl.float32) * (1 / 16777216)
+''',
+    "_words": '''
+def _words(i, j, k, l):
+    """The low 32 bits of four positions."""
+    return (
+        tl.cast(i, tl.uint32), tl.cast(j, tl.uint32), tl.cast(k, tl.uint32), tl.cast(l, tl.uint32)
+    )
+''',
 }
 
 NEEDS = {
+    "uniform": ("_words",),
+    "uniform_of_eight": ("_words",),
     "tanh": ("expm1",),
     "softplus": ("log1p",),
     "elu": ("expm1",),

@@ -29,7 +29,8 @@ class Printed:
 
     `grid` has a factor for each rank of the grid; `matched` are pairs of inputs that are
     multiplied with each other and so must have one type. `precision` tells that it multiplies
-    matrices.
+    matrices. `state` is the extent of the columns of the one matrix that its loop carries, ""
+    where it carries none or several.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Printed:
     reductions: tuple[str, ...]
     matched: tuple[tuple[str, str], ...]
     precision: bool
+    state: str
 
 
 DEFAULT_WARPS = 8
@@ -76,14 +78,19 @@ def _check(sizes, name, tensor, ranks, dtype, device):
             )
 
 
+def _generation(device):
+    """The major compute capability of a GPU: 8 for Ampere, 9 for Hopper, 10 for Blackwell."""
+    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 0
+
+
 def _empty(sizes, ranks, dtype, device):
     return torch.empty([sizes[rank] for rank in ranks], dtype=dtype, device=device)
 '''.strip()
 
 
 TAKEN = frozenset(keyword.kwlist) | {
-    "torch", "triton", "tl", "math", "namedtuple", "sizes", "real", "instances", "out",
-    "CallError", "Outputs", "PRECISION", "_check", "_empty", "_torch_type",
+    "torch", "triton", "tl", "math", "namedtuple", "sizes", "real", "narrow", "instances", "out",
+    "CallError", "Outputs", "PRECISION", "_check", "_empty", "_generation", "_torch_type",
 }  # fmt: skip
 """What a launcher cannot call a tensor, or itself."""
 
@@ -218,16 +225,30 @@ def _launch(program: Program, kernel: Printed) -> list[str]:
     lines.append(f"            num_warps={warps},")
     lines.append(f"            num_stages={_stages(program, stages)},")
     lines.append("            enable_fp_fusion=True,")
+    wide = _wide(program)
+    if kernel.state and warps == DEFAULT_WARPS and wide:
+        lines[1:1] = [
+            "    # On Hopper: with half of the registers two instances share a multiprocessor, and",
+            "    # while one multiplies, the other takes exponentials. Only a narrow sum fits so.",
+            f"    narrow = {kernel.state} <= 64 and {wide}.element_size() <= 2",
+        ]
+        lines.append(
+            f"            maxnreg=128 if narrow and _generation({wide}.device) == 9 else None,"
+        )
     lines.append("        )")
     return lines
 
 
+def _wide(program: Program) -> str:
+    """An input whose elements may be of 4 bytes or more, "" if there is none."""
+    names = (t.name for t in program.inputs if t.dtype in ("float", "f32", "f64"))
+    return parameter(next(names, ""))
+
+
 def _stages(program: Program, stages: int) -> str:
     """Tiles of wide elements fill the shared memory that further stages would need."""
-    wide = next(
-        (parameter(t.name) for t in program.inputs if t.dtype in ("float", "f32", "f64")), None
-    )
-    if stages == 1 or wide is None:
+    wide = _wide(program)
+    if stages == 1 or not wide:
         return str(stages)
     return f"{stages} if {wide}.element_size() <= 2 else 1"
 

@@ -130,8 +130,24 @@ def print_kernel(program: Program, kernel: Kernel) -> Printed:
     counts = (_count(grid.rank, grid.tile, scope) for grid in kernel.grid)
     return Printed(
         name, text, arguments, tuple(counts), tuple(scope.helpers), tuple(scope.reduced),
-        tuple(writer.matched), writer.precision,
+        tuple(writer.matched), writer.precision, _state(kernel) if writer.precision else "",
     )  # fmt: skip
+
+
+def _state(kernel: Kernel) -> str:
+    """The extent of the columns of the one matrix that a kernel carries through a loop."""
+    matrices = [
+        carried.ranks[1]
+        for loop in kernel.body
+        if isinstance(loop, Loop)
+        for carried in loop.carried
+        if len(carried.ranks) == 2
+    ]
+    extents = {axis.rank: axis.extent for axis in kernel.axes}
+    rows = max((grid.tile for grid in kernel.grid), default=1)
+    if len(matrices) != 1 or matrices[0] not in extents or rows > 128:
+        return ""
+    return host(extents[matrices[0]], size_of)
 
 
 def _dotted(body: tuple[Statement, ...]) -> set[str]:

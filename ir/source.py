@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 
 
@@ -119,3 +121,9 @@ class CallError(Exception):
 
 class InvalidIR(Exception):
     """A representation that breaks its own rules: always a fault of this compiler."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A help that offers the known name most like one that is not known; empty if none is."""
+    close = get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else ""

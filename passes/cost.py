@@ -148,10 +148,9 @@ def _work(einsum: Einsum, left: frozenset[str], space: frozenset[str]) -> Work:
             if kind:
                 yield kind, space
             yield from _maps(body)
-        case Populate(op, rank, body, _, slot):
-            # A choice looks at each candidate once; an order compares it with all others.
-            candidates = space - frozenset((slot,)) if op != "rankof" else space
-            yield "max", candidates | frozenset((rank,))
+        case Populate(_, rank, body, _, slot):
+            # One comparison for each candidate, however many are chosen.
+            yield "max", (space - frozenset((slot,))) | frozenset((rank,))
             yield from _maps(body)
         case body:
             yield from _maps(body)

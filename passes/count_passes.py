@@ -72,7 +72,8 @@ def count_passes(cascade: Cascade) -> Counts:
     """Count the passes over every rank of a cascade, each part of a partitioned rank included.
 
     A partitioned rank itself has the passes of the part that needs fewest: with that part
-    outermost, the others are visited again within a live tile.
+    outermost, the others are visited again within a live tile. A rank through which another one
+    goes, as h does through g in K[h // 4], is visited as often as that one visits its tensors.
     """
     graph = depend(cascade)
     readings = Readings(graph)
@@ -83,7 +84,11 @@ def count_passes(cascade: Cascade) -> Counts:
     ranks: dict[str, PassCount] = {}
     for rank in names:
         groups = dict.fromkeys(frozenset(p.parts) for p in found if rank in p.parts)
-        tried = [_count(readings, rank, group) for group in groups or (frozenset((rank,)),)]
+        tried = [_count(readings, rank, rank, group) for group in groups or (frozenset((rank,)),)]
+        tried += [
+            _count(readings, rank, walker, frozenset((walker,)))
+            for walker in readings.walkers(rank)
+        ]
         ranks[rank] = max(tried, key=lambda count: count.passes)
     for partition in found:
         part = min((ranks[name] for name in partition.parts), key=lambda count: count.passes)
@@ -130,12 +135,15 @@ class _State:
     visits: dict[tuple[str, int], _Visit] = field(default_factory=dict)
 
 
-def _count(readings: Readings, rank: str, group: frozenset[str]) -> PassCount:
-    """Passes over a rank; barriers stand only on tensors that carry every rank of the group."""
+def _count(readings: Readings, rank: str, walker: str, group: frozenset[str]) -> PassCount:
+    """Passes over a rank by the variables of `walker`, which is the rank itself or goes through it.
+
+    Barriers stand only on tensors that have the rank and are read by every rank of the group.
+    """
     graph = readings.graph
     einsums = graph.cascade.einsums
     tables = [
-        [(access, readings.of(number, access, rank)) for access in graph.accesses(number)]
+        [(access, readings.of(number, access, walker)) for access in graph.accesses(number)]
         for number in range(len(einsums))
     ]
     if not any(reading.wait > ALONG for table in tables for _, reading in table):
@@ -147,19 +155,19 @@ def _count(readings: Readings, rank: str, group: frozenset[str]) -> PassCount:
         for access, reading in tables[number]:
             if reading.wait == POINT or (len(group) > 1 and not group <= reading.ranks):
                 continue
-            own = frozenset((access.tensor,))
-            behind = roots.get(access.tensor, own) if _carries(graph, access, rank) else own
+            has = walker == rank or readings.walks(access, rank, walker)
+            own = frozenset((access.tensor,)) if has else frozenset[str]()
+            carries = walker in graph.axes[access.tensor]
+            behind = roots.get(access.tensor, own) if carries else own
             if reading.wait == ALONG:
                 made |= behind
             for tensor in own | behind:
                 reads[number].setdefault(tensor, []).append(_Read(reading, access.tensor))
         target = einsums[number].target
-        roots[target] = roots.get(target, frozenset()) | (made or {target})
-    return _Search(graph, rank, tables, reads).run()
-
-
-def _carries(graph: Dependences, access: Access, rank: str) -> bool:
-    return rank in graph.axes[access.tensor]
+        if not made and walker == rank:
+            made = {target}
+        roots[target] = roots.get(target, frozenset()) | made
+    return _Search(graph, rank, walker, tables, reads).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +185,13 @@ class _Search:
         self,
         graph: Dependences,
         rank: str,
+        walker: str,
         tables: list[list[tuple[Access, Reading]]],
         reads: list[dict[str, list[_Read]]],
     ) -> None:
         self.graph = graph
         self.rank = rank
+        self.walker = walker
         self.tables = tables
         self.reads = reads
         self.left = Counter(tensor for own in reads for tensor in own)
@@ -203,7 +213,7 @@ class _Search:
         arrived: list[tuple[bool, str, _Visit]] = []
         for edge in self.graph.edges[number]:
             # What an earlier turn read belongs to another fiber of every rank but its own.
-            if edge.lag and edge.lag != self.rank:
+            if edge.lag and edge.lag != self.walker:
                 continue
             before = self.states[edge.source]
             reading = modes[id(edge.access)]
@@ -269,7 +279,8 @@ class _Search:
     def _made(self, number: int, tensor: str) -> int:
         """The level at which a tensor that an Einsum reads was made."""
         edges = self.graph.edges[number]
-        return max(self.states[e.source].level for e in edges if e.access.tensor == tensor)
+        made = (self.states[e.source].level for e in edges if e.access.tensor == tensor)
+        return max(made, default=0)
 
     def _barriers(self, link: _Link | None) -> tuple[Barrier, ...]:
         einsums = self.graph.cascade.einsums

@@ -46,13 +46,7 @@ class Readings:
         axes = self._axes(access)
         every = frozenset(variable for _, names, _ in axes for variable in names)
         own = {name for name in every if classes.get(name, base(name)) == rank}
-        chosen = False
-        for axis, names, gathered in axes:
-            if axis == rank and not own & names and names:
-                if len(names) == 1 and not gathered:
-                    own |= names
-                else:
-                    chosen = True
+        chosen = any(axis == rank and names and not own & names for axis, names, _ in axes)
         bound = self.bound[number] if id(access) in self.inside[number] else frozenset()
         waits = [self._bound_wait(number, name, every) for name in own & bound]
         if (own or chosen) and not waits:
@@ -60,6 +54,26 @@ class Readings:
         wait = _joint(waits)
         ranks = frozenset(classes.get(name, base(name)) for name in every)
         return Reading(wait, frozenset(own - bound) or frozenset(own), ranks)
+
+    def walkers(self, rank: str) -> tuple[str, ...]:
+        """The other ranks that go through a rank by themselves: h in K[h // 4], m in T[m % |s|]."""
+        found: dict[str, None] = {}
+        for number in range(len(self.bound)):
+            for access in self.graph.accesses(number):
+                found.update(dict.fromkeys(self._walkers(access, rank)))
+        return tuple(found)
+
+    def walks(self, access: Access, rank: str, walker: str) -> bool:
+        """Whether an access goes through a rank by the variables of another alone."""
+        return walker in self._walkers(access, rank)
+
+    def _walkers(self, access: Access, rank: str) -> Iterator[str]:
+        for axis, names, gathered in self._axes(access):
+            if axis == rank and len(names) == 1 and not gathered:
+                (name,) = names
+                walker = self.graph.classes.get(name, base(name))
+                if walker != rank:
+                    yield walker
 
     def _bound_wait(self, number: int, variable: str, every: frozenset[str]) -> int:
         """A scan's limit must not stand in the access too: X[t, j] up to t is all of a fiber."""

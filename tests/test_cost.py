@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-import attnc
 import pytest
 import sympy
+
+import attnc
 from attnc.passes.report import Report, analyze
 from attnc.passes.symbolic import extent_symbol
 

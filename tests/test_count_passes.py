@@ -6,8 +6,9 @@ import re
 import time
 from pathlib import Path
 
-import attnc
 import pytest
+
+import attnc
 from attnc.ir.cascade import Cascade, Einsum, Left, Tensor
 from attnc.ir.expr import Access, Index, Map
 from attnc.ir.source import InvalidIR
@@ -31,9 +32,10 @@ PUBLISHED = {
     "fusemax": {"m": 1, "m1": 1, "m0": 2, "p": 1, "e": 1, "f": 1, "b": 1, "h": 1},
 }
 
-KEYWORDS = set(
-    "cascade rank param where int float bool max sum exp sqrt ceil inf select and or not".split()
-)
+KEYWORDS = {
+    *("cascade", "rank", "param", "where", "int", "float", "bool", "and", "or", "not", "inf"),
+    *("max", "sum", "exp", "sqrt", "ceil", "select"),
+}
 
 
 def only(text: str) -> Cascade:

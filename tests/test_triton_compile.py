@@ -26,7 +26,7 @@ def compile_all() -> dict[str, dict[str, Any]]:
 
     from attnc.backends import launch
     from attnc.backends.triton_source import emit
-    from attnc.ir.expr import Tile
+    from attnc.ir.expr import Const, Index, Tile
     from attnc.ir.source import CompileError
 
     found: dict[str, dict[str, Any]] = {}
@@ -58,6 +58,7 @@ def compile_all() -> dict[str, dict[str, Any]]:
     operations = ("tanh", "log1p", "softplus", "gelu", "silu", "elu", "sign", "round", "erf",
                   "sigmoid", "rsqrt", "floor", "sin", "relu")  # fmt: skip
     terms = [m(op, x) for op in operations] + [m("**", x, x), m("//", x, x), m("%", x, x)]
+    terms.append(m("uniform", Const(3), Index("i")))
     note("functions", elementwise(reduce(lambda a, b: m("+", a, b), terms)), "sm_90", "bf16")
     note("logsumexp", folded("logsumexp"), "sm_90", "f16", j=40)
     note("all", folded("all", "bool"), "sm_90", "f16", j=40)
@@ -102,8 +103,10 @@ def test_attention_on_hopper(compiled: dict[str, dict[str, Any]], width: int, ca
     kernel = compiled[f"flash {width} causal={causal}"]
     assert kernel["spills"] == 0
     assert kernel["wgmma"]
-    assert kernel["registers"] * kernel["warps"] * 32 <= 65536
-    assert kernel["shared"] <= 227 * 1024
+    # Two instances on a multiprocessor where the head is narrow, so that they can take turns.
+    instances = 2 if width == 64 else 1
+    assert instances * kernel["registers"] * kernel["warps"] * 32 <= 65536
+    assert instances * kernel["shared"] <= 227 * 1024
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ pytest.importorskip("triton")
 from triton_programs import elementwise, flash, folded, gated, m, paged  # noqa: E402
 
 from attnc.backends import launch  # noqa: E402
+from attnc.backends.random import uniform  # noqa: E402
 from attnc.backends.triton_source import emit  # noqa: E402
 from attnc.ir.cascade import Reduction  # noqa: E402
 from attnc.ir.expr import Const, Expr, Index, Param, Tile  # noqa: E402
@@ -173,6 +174,18 @@ def test_division_of_integers_rounds_down(op: str) -> None:
     x, y = (a.ravel().astype(np.int32) for a in np.meshgrid(np.arange(-9, 10), [-4, -3, 3, 4]))
     found = run(elementwise(m(op, X, Y), dtype="int"), x, y)
     assert np.array_equal(found, (np.floor_divide if op == "//" else np.mod)(x, y))
+
+
+@inside
+@pytest.mark.parametrize("seed", [0, 7, -3, 2**40 + 5])
+def test_random_numbers_are_those_of_every_back_end(seed: int) -> None:
+    i = np.arange(40)
+    few = m("uniform", Const(seed), Index("i"), Const(5))
+    many = m("uniform", Const(seed), Const(1), Const(2), Const(3), Const(4), Index("i"), Const(6))
+    zeros = np.zeros(40)
+    assert np.array_equal(run(elementwise(few), zeros, zeros), uniform(seed, i, 5))
+    found = run(elementwise(many), zeros, zeros)
+    assert np.array_equal(found, uniform(seed, 1, 2, 3, 4, i, 6))
 
 
 @inside

@@ -1,0 +1,174 @@
+"""What an expression is worth: its kind, how large it is, and its value where that is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from attnc import limits
+from attnc.ir.algebra import INTEGER_ROUNDING, OPS
+from attnc.ir.expr import ZERO, Expr
+from attnc.ir.source import CompileError, Span
+
+NUMBER, INT, BOOL, UNKNOWN = "number", "int", "bool", ""
+KIND_NAMES = {NUMBER: "a number", INT: "an integer", BOOL: "a truth value", UNKNOWN: "unknown"}
+
+Value = int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """An expression with its kind; `kind` is UNKNOWN where an error was reported already.
+
+    `count` and `depth` measure it as a tree. `scalar` says that it holds neither tensors nor
+    positions. `value` is its value where only literals (or defaults of parameters) stand in it.
+    """
+
+    expr: Expr
+    kind: str
+    count: int = 1
+    depth: int = 1
+    scalar: bool = False
+    value: Value | None = None
+
+
+POISON = Typed(ZERO, UNKNOWN)
+
+
+class Errors:
+    """The errors of a run, in the order in which they were found."""
+
+    def __init__(self) -> None:
+        self.found: list[CompileError] = []
+
+    def add(
+        self, message: str, span: Span, note: str = "", *, code: str, help: str = ""
+    ) -> None:
+        self.found.append(CompileError(message, span, note, code=code, help=help))
+
+
+class Abandoned(Exception):
+    """A statement of which nothing more can be said; its error is reported already."""
+
+
+def kind_of(dtype: str) -> str:
+    """The kind of a tensor or parameter of a declared type."""
+    return dtype if dtype in (INT, BOOL) else NUMBER
+
+
+def join(kinds: Sequence[str]) -> str:
+    """The kind of a result that may be any of some numbers."""
+    if UNKNOWN in kinds:
+        return UNKNOWN
+    return INT if all(kind == INT for kind in kinds) else NUMBER
+
+
+def fits(kind: str, wanted: str) -> bool:
+    """Whether a value of a kind may stand where another is wanted."""
+    return UNKNOWN in (kind, wanted) or kind == wanted or (kind == INT and wanted == NUMBER)
+
+
+_LOGIC = ("and", "or", "not")
+_ORDER = ("<", "<=", ">", ">=")
+_EQUALITY = ("==", "!=")
+
+
+def wanted_kinds(op: str, kinds: Sequence[str]) -> list[str]:
+    """The kind that each operand of an operation must have, given what they are."""
+    if op in _LOGIC:
+        return [BOOL] * len(kinds)
+    if op == "present":
+        return list(kinds)
+    if op == "uniform":
+        return [INT] * len(kinds)
+    if op in _EQUALITY and BOOL in kinds:
+        return [BOOL] * len(kinds)
+    if op == "select":
+        chosen = BOOL if BOOL in kinds[1:] else NUMBER
+        return [BOOL, chosen, chosen]
+    return [NUMBER] * len(kinds)
+
+
+def result_kind(op: str, args: Sequence[Typed]) -> str:
+    """The kind of an operation's result, its operands being of the right kinds."""
+    kinds = [arg.kind for arg in args]
+    if op in INTEGER_ROUNDING and all(arg.scalar for arg in args):
+        return INT
+    match OPS[op].result:
+        case "bool":
+            return BOOL
+        case "int":
+            return INT
+        case "number":
+            return NUMBER
+        case _:
+            picked = kinds[1:] if op == "select" else kinds
+            return BOOL if BOOL in picked else join(picked)
+
+
+def fold(op: str, values: Sequence[Value | None]) -> Value | None:
+    """The value of an operation on known values, None where it is unknown or no finite number.
+
+    Raises OverflowError past the largest integer, ZeroDivisionError where a quotient of integers
+    does not exist.
+    """
+    if any(value is None for value in values):
+        return None
+    known = [value for value in values if value is not None]
+    a, b = known[0], known[-1]
+    result: Value
+    match op:
+        case "+":
+            result = a + b
+        case "-":
+            result = a - b
+        case "*":
+            result = a * b
+        case "neg":
+            result = -a
+        case "/" if b != 0:
+            result = a / b
+        case "//" | "%":
+            if b == 0 and isinstance(a, int) and isinstance(b, int):
+                raise ZeroDivisionError
+            if b == 0 or math.isinf(a):
+                return None
+            result = a // b if op == "//" else a % b
+        case "**" | "pow":
+            return _power(a, b)
+        case "max" | "min":
+            result = max(known) if op == "max" else min(known)
+        case "ceil" | "floor" | "round" if math.isfinite(a):
+            result = {"ceil": math.ceil, "floor": math.floor, "round": round}[op](a)
+        case _:
+            return None
+    if isinstance(result, int) and abs(result) > limits.LARGEST:
+        raise OverflowError
+    return result
+
+
+def _power(base: Value, exponent: Value) -> Value | None:
+    if isinstance(base, int) and isinstance(exponent, int) and exponent >= 0:
+        if abs(base) > 1 and exponent * (abs(base).bit_length() - 1) > 63:
+            raise OverflowError
+        return _checked(base**exponent)
+    if base <= 0:
+        return None
+    try:
+        return float(base) ** float(exponent)
+    except OverflowError:
+        return math.inf
+
+
+def _checked(value: int) -> int:
+    if abs(value) > limits.LARGEST:
+        raise OverflowError
+    return value
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """The nearest of some names, as a question."""
+    near = get_close_matches(name, known, 1) if len(name) <= 64 else []
+    return f"did you mean {near[0]}?" if near else ""
