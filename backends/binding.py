@@ -118,9 +118,7 @@ def declared_extents(
     return {decl.name: known[decl.name] for decl in cascade.ranks}
 
 
-def evaluate_extent(
-    expr: Expr, extents: Mapping[str, int], params: Mapping[str, Scalar]
-) -> Scalar:
+def evaluate_extent(expr: Expr, extents: Mapping[str, int], params: Mapping[str, Scalar]) -> Scalar:
     """A scalar expression of extents and parameters; CallError where it is undefined."""
     match expr:
         case Const(value):
@@ -158,7 +156,7 @@ def _apply(op: str, values: list[Scalar]) -> Scalar:
             return a // b
         case "%", [a, b]:
             return a % b
-        case ("**" | "pow"), [a, b]:
+        case (("**" | "pow"), [a, b]):
             if abs(b) > 4096:
                 raise OverflowError
             result: Scalar = a**b

@@ -45,7 +45,10 @@ def _reads(cascade: Cascade) -> list[set[int]]:
         for expr in (einsum.body, einsum.where):
             for access in accesses(expr):
                 makers = defined.get(access.tensor, [])
-                if access.tensor in stepped and access.subscripts[stepped[access.tensor][0]] == ZERO:
+                if (
+                    access.tensor in stepped
+                    and access.subscripts[stepped[access.tensor][0]] == ZERO
+                ):
                     makers = [n for n in makers if _starts(cascade.einsums[n])]
                 own.update(makers)
         found.append(own)

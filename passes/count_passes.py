@@ -61,17 +61,18 @@ class PassCount:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The passes over every rank of a cascade, and over which part a whole rank was counted."""
+    """The passes over every rank of a cascade; for a partitioned rank, its outermost part."""
 
     graph: Dependences
     ranks: dict[str, PassCount]
     partitions: tuple[Partition, ...]
+    outermost: dict[str, str]
 
 
 def count_passes(cascade: Cascade) -> Counts:
     """Count the passes over every rank of a cascade, each part of a partitioned rank included.
 
-    A partitioned rank itself has the passes of the part that needs fewest: with that part
+    A partitioned rank itself has the passes over the part that needs fewest: with that part
     outermost, the others are visited again within a live tile. A rank through which another one
     goes, as h does through g in K[h // 4], is visited as often as that one visits its tensors.
     """
@@ -82,19 +83,25 @@ def count_passes(cascade: Cascade) -> Counts:
     names.update(dict.fromkeys(decl.name for decl in cascade.ranks))
     names.update(dict.fromkeys(graph.classes.values()))
     ranks: dict[str, PassCount] = {}
+    outermost: dict[str, str] = {}
     for rank in names:
         groups = dict.fromkeys(frozenset(p.parts) for p in found if rank in p.parts)
-        tried = [_count(readings, rank, rank, group) for group in groups or (frozenset((rank,)),)]
-        tried += [
-            _count(readings, rank, walker, frozenset((walker,)))
-            for walker in readings.walkers(rank)
-        ]
+        tried = [_count(readings, rank, frozenset((rank,)), group) for group in groups]
+        for walker in readings.walkers(rank):
+            tried.append(_count(readings, rank, frozenset((walker,))))
+        for partition in found:
+            if partition.rank == rank:
+                group = frozenset(partition.parts)
+                with_parts = {
+                    part: _count(readings, rank, frozenset((rank, part)), group)
+                    for part in partition.parts
+                }
+                outermost[rank] = min(with_parts, key=lambda part: with_parts[part].passes)
+                tried.append(with_parts[outermost[rank]])
+        if not groups:
+            tried.append(_count(readings, rank, frozenset((rank,))))
         ranks[rank] = max(tried, key=lambda count: count.passes)
-    for partition in found:
-        part = min((ranks[name] for name in partition.parts), key=lambda count: count.passes)
-        if part.passes >= ranks[partition.rank].passes:
-            ranks[partition.rank] = part
-    return Counts(graph, ranks, found)
+    return Counts(graph, ranks, found, outermost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +142,18 @@ class _State:
     visits: dict[tuple[str, int], _Visit] = field(default_factory=dict)
 
 
-def _count(readings: Readings, rank: str, walker: str, group: frozenset[str]) -> PassCount:
-    """Passes over a rank by the variables of `walker`, which is the rank itself or goes through it.
+def _count(
+    readings: Readings, rank: str, walkers: frozenset[str], group: frozenset[str] = frozenset()
+) -> PassCount:
+    """Passes over a rank by the variables of `walkers`: itself, its part, or who goes through it.
 
     Barriers stand only on tensors that have the rank and are read by every rank of the group.
     """
     graph = readings.graph
     einsums = graph.cascade.einsums
+    own_rank = rank in walkers
     tables = [
-        [(access, readings.of(number, access, walker)) for access in graph.accesses(number)]
+        [(access, readings.of(number, access, walkers)) for access in graph.accesses(number)]
         for number in range(len(einsums))
     ]
     if not any(reading.wait > ALONG for table in tables for _, reading in table):
@@ -153,21 +163,23 @@ def _count(readings: Readings, rank: str, walker: str, group: frozenset[str]) ->
     for number in graph.order:
         made: set[str] = set()
         for access, reading in tables[number]:
-            if reading.wait == POINT or (len(group) > 1 and not group <= reading.ranks):
+            if reading.wait == POINT or not (
+                group <= reading.ranks or rank in reading.ranks - group
+            ):
                 continue
-            has = walker == rank or readings.walks(access, rank, walker)
+            has = own_rank or readings.walks(access, rank, walkers)
             own = frozenset((access.tensor,)) if has else frozenset[str]()
-            carries = walker in graph.axes[access.tensor]
+            carries = not walkers.isdisjoint(graph.axes[access.tensor])
             behind = roots.get(access.tensor, own) if carries else own
             if reading.wait == ALONG:
                 made |= behind
             for tensor in own | behind:
                 reads[number].setdefault(tensor, []).append(_Read(reading, access.tensor))
         target = einsums[number].target
-        if not made and walker == rank:
+        if not made and own_rank:
             made = {target}
         roots[target] = roots.get(target, frozenset()) | made
-    return _Search(graph, rank, walker, tables, reads).run()
+    return _Search(graph, rank, walkers, tables, reads).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +197,13 @@ class _Search:
         self,
         graph: Dependences,
         rank: str,
-        walker: str,
+        walkers: frozenset[str],
         tables: list[list[tuple[Access, Reading]]],
         reads: list[dict[str, list[_Read]]],
     ) -> None:
         self.graph = graph
         self.rank = rank
-        self.walker = walker
+        self.walkers = walkers
         self.tables = tables
         self.reads = reads
         self.left = Counter(tensor for own in reads for tensor in own)
@@ -213,7 +225,7 @@ class _Search:
         arrived: list[tuple[bool, str, _Visit]] = []
         for edge in self.graph.edges[number]:
             # What an earlier turn read belongs to another fiber of every rank but its own.
-            if edge.lag and edge.lag != self.walker:
+            if edge.lag and edge.lag not in self.walkers:
                 continue
             before = self.states[edge.source]
             reading = modes[id(edge.access)]

@@ -23,7 +23,6 @@ class Fiber:
     reductions: dict[str, Reduce]
     carriers: frozenset[str]
     waits: dict[str, frozenset[str]]
-    reach: frozenset[str]
 
     def waiting(self, expr: Expr) -> frozenset[str]:
         """The reductions over the rank for which an expression waits."""
@@ -50,7 +49,6 @@ def fiber(cascade: Cascade, rank: str) -> Fiber:
     reductions: dict[str, Reduce] = {}
     carriers = {tensor.name for tensor in cascade.inputs if rank in tensor.ranks}
     waits: dict[str, frozenset[str]] = {tensor.name: frozenset() for tensor in cascade.inputs}
-    reach: set[str] = set()
     stepped = cascade.iterative()
     for einsum in cascade.einsums:
         definitions[einsum.target] = einsum
@@ -68,8 +66,6 @@ def fiber(cascade: Cascade, rank: str) -> Fiber:
         if rank in einsum.ranks:
             carriers.add(einsum.target)
         waits[einsum.target] = frozenset(found)
-        if rank in einsum.ranks or einsum.target in reductions:
-            reach.add(einsum.target)
     return Fiber(
         cascade,
         rank,
@@ -77,7 +73,6 @@ def fiber(cascade: Cascade, rank: str) -> Fiber:
         reductions,
         frozenset(carriers),
         waits,
-        frozenset(reach),
     )
 
 
@@ -93,7 +88,8 @@ class Names:
     def __init__(self, cascade: Cascade) -> None:
         self.taken = {t.name for t in (*cascade.inputs, *cascade.outputs)}
         self.taken |= {einsum.target for einsum in cascade.einsums}
-        self.taken |= {decl.name for decl in (*cascade.params, *cascade.ranks)}
+        self.taken |= {param.name for param in cascade.params}
+        self.taken |= {decl.name for decl in cascade.ranks}
         self.taken |= {reduction.name for reduction in cascade.reductions}
         self.taken |= {rank for tensor in cascade.inputs for rank in tensor.ranks}
         self.taken |= {rank for einsum in cascade.einsums for rank in einsum.ranks}

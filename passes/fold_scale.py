@@ -164,7 +164,7 @@ class _Folder:
                 return Map("*", (Tile(tile.name, own), factor))
             case Tile(_, own) if len(own) < len(ranks):
                 return self._narrow(expr, own, before, logs)
-            case Map("select", args) if (own := _ranks(expr)) and len(own) < len(ranks):
+            case Map("select") if (own := _ranks(expr)) and len(own) < len(ranks):
                 return self._narrow(expr, own, before, logs)
             case _:
                 return Map("*", (expr, LOG2E))

@@ -25,36 +25,43 @@ def footprint(counts: Counts, extents: Mapping[str, sympy.Expr]) -> dict[str, sy
     """
     found: dict[str, sympy.Expr] = {}
     for rank, count in counts.ranks.items():
-        if count.rank == rank:
-            inner = _inner(rank, counts.partitions, extents)
-            found[rank] = _alive(count, _extent(rank, extents), inner)
-    for partition in counts.partitions:
-        chosen = counts.ranks[partition.rank].rank
-        if chosen in partition.parts:
-            found[partition.rank] = found[chosen]
-    return {rank: found[rank] for rank in counts.ranks}
+        if count.passes == 1:
+            outermost = counts.outermost.get(rank, rank)
+            found[rank] = _tile(outermost, counts.partitions, extents)
+        else:
+            found[rank] = _kept(count) * _length(rank, counts.partitions, extents)
+    return found
 
 
 def _extent(rank: str, extents: Mapping[str, sympy.Expr]) -> sympy.Expr:
     return extents[rank] if rank in extents else extent_symbol(rank)
 
 
-def _inner(
+def _tile(
     rank: str, partitions: tuple[Partition, ...], extents: Mapping[str, sympy.Expr]
 ) -> sympy.Expr:
-    """The tile of an outermost part: the positions that one of its elements stands for."""
+    """The positions that one element of an outermost part stands for."""
+    tiles = [
+        prod((_extent(part, extents) for part in parts if part != rank), start=sympy.S.One)
+        for parts in (partition.parts for partition in partitions)
+        if rank in parts
+    ]
+    return sympy.Max(*tiles) if tiles else sympy.S.One
+
+
+def _length(
+    rank: str, partitions: tuple[Partition, ...], extents: Mapping[str, sympy.Expr]
+) -> sympy.Expr:
+    """The length of a fiber: all of the partitioned rank for its outermost part."""
     for partition in partitions:
         if partition.parts[0] == rank:
-            return prod((_extent(part, extents) for part in partition.parts[1:]), start=sympy.S.One)
-    return sympy.S.One
+            return _extent(partition.rank, extents)
+    return _extent(rank, extents)
 
 
-def _alive(count: PassCount, extent: sympy.Expr, inner: sympy.Expr) -> sympy.Expr:
-    """The most tensors that are revisited across one boundary, by the length of their fibers."""
-    if count.passes == 1:
-        return inner
-    kept = max(
+def _kept(count: PassCount) -> int:
+    """The most tensors that are revisited across one boundary between passes."""
+    return max(
         sum(first <= boundary < last for first, last in count.revisited.values())
         for boundary in range(1, count.passes)
     )
-    return kept * extent * inner

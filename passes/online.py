@@ -1,8 +1,10 @@
 """Reduce in one sweep what waits for another reduction over the same rank.
 
-    G[p] = max[m](S[p, m])              G_run[m1+1, p] = max(G_run[m1, p], G_tile[m1, p])
-    D[p] = sum[m](exp(S[p, m] - G[p]))  D_run[m1+1, p] = D_run[m1, p] * exp(G_run[m1, p] - G_run[m1+1, p])
-                                                         + D_tile[m1, p]
+    G[p] = max[m](S[p, m])
+    D[p] = sum[m](exp(S[p, m] - G[p]))
+
+    G_run[m1+1, p] = max(G_run[m1, p], G_tile[m1, p])
+    D_run[m1+1, p] = D_run[m1, p] * exp(G_run[m1, p] - G_run[m1+1, p]) + D_tile[m1, p]
 
 The rank is cut into tiles of M0 positions. Every reduction over it becomes a running one, of the
 state and of the reduction of one tile; where its terms F(x, y) wait for a reduction y of the same
@@ -81,7 +83,8 @@ class CannotTile(Exception):
 def online(cascade: Cascade, rank: str, tile: int, stored: tuple[str, ...]) -> Online:
     """Turn every reduction over `rank` into a running one over tiles of `tile` positions.
 
-    Tensors in `stored` go through memory: they are read at any position, like inputs. Raises CannotTile where a tensor is read along the rank at other than its own position.
+    Tensors in `stored` go through memory: they are read at any position, like inputs. Raises
+    CannotTile where another is read along the rank at other than its own position.
     """
     return _Sweeps(cascade, rank, tile, stored).rewritten()
 
@@ -228,13 +231,13 @@ class _Sweeps:
         unseen = self._unseen(body, ys, sweep)
         if unseen is not None:
             return self._refusal(einsum, opened, f"takes points that {unseen} has not seen")
-        old = {y: self._run(y, Index(self.outer)) for y in ys}
-        new = {y: self._run(y, self._next) for y in ys}
+        old: dict[Expr, Expr] = {y: self._run(y, Index(self.outer)) for y in ys}
+        new: dict[Expr, Expr] = {y: self._run(y, self._next) for y in ys}
         reason: Inseparable | None = None
         for law in laws_of(body.op):
             if law.product not in ("*", "+"):
                 continue
-            split = separate(opened, ys, dict(old), dict(new), law)
+            split = separate(opened, ys, old, new, law)
             if isinstance(split, Inseparable):
                 reason = reason or split
                 continue

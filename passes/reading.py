@@ -40,17 +40,17 @@ class Readings:
         ]
         self.subscripts: dict[int, tuple[tuple[str, frozenset[str], bool], ...]] = {}
 
-    def of(self, number: int, access: Access, rank: str) -> Reading:
-        """What an Einsum waits for in reading a tensor, as far as a rank goes."""
+    def of(self, number: int, access: Access, walkers: frozenset[str]) -> Reading:
+        """What an Einsum waits for in reading a tensor by the variables of some ranks."""
         classes = self.graph.classes
         axes = self._axes(access)
         every = frozenset(variable for _, names, _ in axes for variable in names)
-        own = {name for name in every if classes.get(name, base(name)) == rank}
-        chosen = any(axis == rank and names and not own & names for axis, names, _ in axes)
+        own = {name for name in every if classes.get(name, base(name)) in walkers}
+        chosen = any(axis in walkers and names and not own & names for axis, names, _ in axes)
         bound = self.bound[number] if id(access) in self.inside[number] else frozenset()
         waits = [self._bound_wait(number, name, every) for name in own & bound]
         if (own or chosen) and not waits:
-            waits = [FORWARD if rank in self.steps[number] else ALONG]
+            waits = [ALONG if walkers.isdisjoint(self.steps[number]) else FORWARD]
         wait = _joint(waits)
         ranks = frozenset(classes.get(name, base(name)) for name in every)
         return Reading(wait, frozenset(own - bound) or frozenset(own), ranks)
@@ -63,9 +63,9 @@ class Readings:
                 found.update(dict.fromkeys(self._walkers(access, rank)))
         return tuple(found)
 
-    def walks(self, access: Access, rank: str, walker: str) -> bool:
+    def walks(self, access: Access, rank: str, walkers: frozenset[str]) -> bool:
         """Whether an access goes through a rank by the variables of another alone."""
-        return walker in self._walkers(access, rank)
+        return not walkers.isdisjoint(self._walkers(access, rank))
 
     def _walkers(self, access: Access, rank: str) -> Iterator[str]:
         for axis, names, gathered in self._axes(access):

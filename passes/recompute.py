@@ -1,7 +1,9 @@
 """Compute a part of a tensor where only that part is read.
 
-    G_tile[m1, p] = max[m0](S[p, m1 * M0 + m0])       S_part[m1, p, m0] = sum[e](Q[p, e] * K[m1 * M0 + m0, e])
-                                                      G_tile[m1, p]     = max[m0](S_part[m1, p, m0])
+    G_tile[m1, p] = max[m0](S[p, m1 * M0 + m0])
+
+    S_part[m1, p, m0] = sum[e](Q[p, e] * K[m1 * M0 + m0, e])
+    G_tile[m1, p]     = max[m0](S_part[m1, p, m0])
 
 Legal because an Einsum says what each point is, whoever asks. Worth it in a kernel, which then has
 no need of the whole tensor in memory; in an analysis it would hide that the tensor is read twice.

@@ -17,7 +17,8 @@ def segments(
     `full` those inside which a predicate need not be tested, `asked` says whether any predicate is
     tested at all.
     """
-    lo = reduce(maximum, [r.lo for r in some if r.lo is not None], ZERO)
+    zero: Expr = ZERO
+    lo = reduce(maximum, [r.lo for r in some if r.lo is not None], zero)
     hi = reduce(minimum, [r.hi for r in some if r.hi is not None], count)
     if not full:
         return [(lo, hi, "partial" if asked else "full")]

@@ -20,7 +20,6 @@ import sympy as sp
 
 from attnc.ir.algebra import Law
 from attnc.ir.expr import Access, Cast, Const, Expr, Extent, Index, Map, Param
-from attnc.ir.print_expr import print_expr
 from attnc.ir.source import InvalidIR
 from attnc.ir.walk import subterms
 
@@ -114,7 +113,6 @@ def to_sympy(expr: Expr, symbols: dict[Expr, sp.Expr]) -> sp.Expr | None:
 
 def from_sympy(value: sp.Expr, leaf: dict[sp.Symbol, Expr]) -> Expr | None:
     """A sympy expression in the language; None where it has no word for it."""
-    parts = [from_sympy(arg, leaf) for arg in value.args]
     match value:
         case sp.Symbol():
             return leaf[value]
@@ -122,26 +120,32 @@ def from_sympy(value: sp.Expr, leaf: dict[sp.Symbol, Expr]) -> Expr | None:
             return Const(int(value))
         case sp.Number() | sp.NumberSymbol():
             return Const(float(value))
-        case _ if any(part is None for part in parts):
-            return None
         case sp.Add():
             return _sum(value, leaf)
         case sp.Mul():
             return _product(value, leaf)
+        case _:
+            parts = [from_sympy(arg, leaf) for arg in value.args]
+            known = tuple(part for part in parts if part is not None)
+            return _word(value, known) if len(known) == len(parts) else None
+
+
+def _word(value: sp.Expr, args: tuple[Expr, ...]) -> Expr | None:
+    match value:
+        case sp.Pow() if value.base == 2:
+            return Map("exp2", args[1:])
         case sp.Pow():
-            if value.base == 2:
-                return Map("exp2", (parts[1],))  # type: ignore[arg-type]
-            return Map("**", (parts[0], parts[1]))  # type: ignore[arg-type]
+            return Map("**", args)
         case sp.exp():
-            return Map("exp", (parts[0],))  # type: ignore[arg-type]
+            return Map("exp", args)
         case sp.log():
-            return Map("log", (parts[0],))  # type: ignore[arg-type]
+            return Map("log", args)
         case sp.Abs():
-            return Map("abs", (parts[0],))  # type: ignore[arg-type]
+            return Map("abs", args)
         case sp.Max():
-            return Map("max", tuple(part for part in parts if part is not None))
+            return Map("max", args)
         case sp.Min():
-            return Map("min", tuple(part for part in parts if part is not None))
+            return Map("min", args)
         case _:
             return None
 
@@ -295,8 +299,3 @@ def _mixing(body: Expr, ys: tuple[Access, ...]) -> Expr:
         if len(mixed) != 1 or not isinstance(mixed[0], Map) or mixed[0].op in ("+", "-"):
             return term
         term = mixed[0]
-
-
-def describe(term: Expr) -> str:
-    """A term as a reader of the specification knows it."""
-    return print_expr(term)

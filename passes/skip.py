@@ -48,11 +48,7 @@ def skippable(
 
     for name in states:
         einsum = steps[name]
-        axis, _ = stepped[name]
-        before = Access(
-            name,
-            tuple(Index(left.rank) for left in einsum.left),
-        )
+        before = Access(name, tuple(Index(left.rank) for left in einsum.left))
         values: dict[Expr, float] = {}
         old = probe(before, values)
         new = probe(opened(einsum.body, 0), values)

@@ -141,7 +141,7 @@ FOOTPRINTS = {
     "attention_unstable_deferred": {"m": "1"},
     "differential": {"m": "2*m"},
     "fusemax": {"m": "M0", "m1": "M0", "m0": "M0"},
-    "attention_local_max": {"m": "M0*ceiling(m/M0)", "m1": "M0*ceiling(m/M0)", "m0": "M0"},
+    "attention_local_max": {"m": "m", "m1": "m", "m0": "M0"},
     "other_tensor": {"k": "1"},
     "two_pass_product": {"k": "k"},
 }

@@ -280,3 +280,15 @@ def test_a_long_chain_is_counted_in_time() -> None:
     start = time.perf_counter()
     assert analyze(cascade).passes == {"p": 1, "m": 201}
     assert time.perf_counter() - start < 3
+
+
+def test_a_partition_of_a_rank_that_is_also_read_whole() -> None:
+    text = """cascade c(K[m]) -> Z[m]:
+    rank m0 = 8
+    rank m1 = ceil(|m| / 8)
+    T[m1] = sum[m0](K[m1 * 8 + m0])
+    R[0] = 0
+    R[m1+1] = R[m1] + T[m1]
+    Z[m] = K[m] * R[|m1|]"""
+    assert passes(text) == {"m": 2, "m0": 1, "m1": 1}
+    assert passes(text.replace("* R[|m1|]", "* 2")) == {"m": 1, "m0": 1, "m1": 1}

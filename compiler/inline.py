@@ -1,0 +1,327 @@
+"""Cascades and tensor functions put in place of their use.
+
+    A[p, m] = softmax[m](S[p, m])
+
+becomes the Einsums of `softmax` under fresh names, over `S`, batched over p:
+
+    A_G[p]    = max[m](S[p, m])
+    A_N[p, m] = exp(S[p, m] - A_G[p])
+    A_D[p]    = sum[m](A_N[p, m])
+    A[p, m]   = A_N[p, m] / A_D[p]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from attnc.ir.cascade import Cascade, Einsum, Left, RankDecl, rank_of, variables
+from attnc.ir.einstein import free_in_order
+from attnc.ir.expr import (
+    Access,
+    Cast,
+    Const,
+    Expr,
+    Extent,
+    Index,
+    Map,
+    Param,
+    Populate,
+    Reduce,
+    Tile,
+)
+from attnc.ir.source import InvalidIR, Span
+from attnc.ir.walk import substitute, subterms
+
+
+class Misfit(Exception):
+    """Arguments that do not fit a tensor function: what is wrong, and what to write instead."""
+
+    def __init__(self, message: str, help: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.help = help
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where a function is used: the batch ranks, the rank that each variable runs over, names.
+
+    `over` gives the declared rank of a variable, `fresh` an unused name for a tensor or rank.
+    """
+
+    batch: tuple[str, ...]
+    over: Callable[[str], str]
+    fresh: Callable[[str], str]
+    params: frozenset[str]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A function put in place: its Einsums, the ranks it declares, and where its result stands."""
+
+    einsums: tuple[Einsum, ...]
+    ranks: tuple[RankDecl, ...]
+    result: Access
+
+
+def place(
+    callee: Cascade,
+    bracket: tuple[str, ...],
+    given: Sequence[str] | None,
+    arguments: Sequence[Expr],
+    here: Surroundings,
+) -> Placed:
+    """The Einsums of a cascade over these arguments.
+
+    `bracket` are the ranks of the callee that stand in its brackets and `given` what its use
+    writes there. Raises Misfit where ranks and arguments do not fit.
+    """
+    if len(callee.outputs) != 1:
+        names = ", ".join(tensor.name for tensor in callee.outputs)
+        raise Misfit(f"{callee.name} has several results: {names}", "use a cascade with one output")
+    if len(arguments) != len(callee.inputs):
+        plural = "s" if len(callee.inputs) != 1 else ""
+        raise Misfit(
+            f"{callee.name} takes {len(callee.inputs)} argument{plural}, not {len(arguments)}"
+        )
+    hoisted: list[Einsum] = []
+    held = [
+        argument
+        if isinstance(argument, Access) and not _folds(argument)
+        else _hoisted(tensor.name, argument, here, hoisted)
+        for tensor, argument in zip(callee.inputs, arguments)
+    ]
+    renamed = _matched(callee, bracket, given, held, here)
+    return _Placing(callee, renamed, held, here).run(hoisted)
+
+
+def _folds(expr: Expr) -> bool:
+    return any(isinstance(term, Reduce | Populate) for term in subterms(expr))
+
+
+def _hoisted(name: str, body: Expr, here: Surroundings, einsums: list[Einsum]) -> Access:
+    """The argument as a tensor of its own, over all ranks that it varies over."""
+    free = tuple(rank for rank in free_in_order(body) if rank not in here.batch)
+    ranks = here.batch + free
+    einsums.append(
+        Einsum(here.fresh(name), tuple(Left(rank) for rank in ranks), body, span=here.span)
+    )
+    return Access(einsums[-1].target, tuple(Index(rank) for rank in ranks), here.span)
+
+
+def _matched(
+    callee: Cascade,
+    bracket: tuple[str, ...],
+    given: Sequence[str] | None,
+    arguments: Sequence[Access],
+    here: Surroundings,
+) -> dict[str, str]:
+    """The variable of the use for each rank of the callee: by bracket, by position, by name.
+
+    A batch rank of the callee that nothing names is left out: there is nothing to batch over.
+    """
+    known: dict[str, str] = {}
+    if given is not None and (given or not callee.batch):
+        if len(given) != len(bracket):
+            raise Misfit(
+                f"{callee.name} takes {len(bracket)} ranks in brackets, not {len(given)}",
+                f"write {callee.name}[{', '.join(bracket)}](...)",
+            )
+        known.update(zip(bracket, given))
+    elif bracket and bracket != callee.batch:
+        raise Misfit(
+            f"{callee.name} works along ranks, and none is named",
+            f"write {callee.name}[{', '.join(bracket)}](...)",
+        )
+    for tensor, argument in zip(callee.inputs, arguments):
+        own = tensor.ranks[tensor.batch :]
+        if all(rank in known for rank in own):
+            continue
+        last = argument.subscripts[len(argument.subscripts) - len(own) :]
+        for rank, subscript in zip(own, last):
+            if len(last) == len(own) and isinstance(subscript, Index):
+                if known.setdefault(rank, subscript.rank) != subscript.rank:
+                    raise Misfit(
+                        f"rank {rank!r} of {callee.name} is {known[rank]!r} in one argument and "
+                        f"{subscript.rank!r} in another"
+                    )
+            elif rank not in known:
+                raise Misfit(
+                    f"which rank of the argument is {rank!r} of {callee.name}?",
+                    "give the argument a name of its own, subscripted by plain ranks",
+                )
+    scope = {*here.batch, *(rank for arg in arguments for rank in free_in_order(arg))}
+    known.update((rank, rank) for rank in callee.batch if rank not in known and rank in scope)
+    return known
+
+
+class _Placing:
+    """Renames every tensor, rank and parameter of a callee; `lead` is what all of it varies over."""
+
+    def __init__(
+        self,
+        callee: Cascade,
+        ranks: dict[str, str],
+        arguments: Sequence[Access],
+        here: Surroundings,
+    ) -> None:
+        self.callee = callee
+        self.here = here
+        own = {new for old, new in ranks.items() if old not in callee.batch}
+        varies = dict.fromkeys(rank for arg in arguments for rank in free_in_order(arg))
+        varies.update((ranks[rank], None) for rank in callee.batch if rank in ranks)
+        extra = tuple(rank for rank in varies if rank not in own and rank not in here.batch)
+        self.lead = here.batch + extra
+        self.arguments = dict(zip((tensor.name for tensor in callee.inputs), arguments))
+        self.ranks = ranks
+        self.declared = {decl.name: here.fresh(decl.name) for decl in callee.ranks}
+        self.ranks |= self.declared
+        self._rename_variables()
+        self.tensors = {
+            name: here.fresh(callee.name if name == callee.outputs[0].name else name)
+            for name in dict.fromkeys(einsum.target for einsum in callee.einsums)
+        }
+        self.defaults = {param.name: param.default for param in callee.params}
+
+    def _rename_variables(self) -> None:
+        """Further variables of the callee become primed ones over the ranks of the use."""
+        runs = rank_of(self.callee)
+        taken = {*self.lead, *self.ranks.values()}
+        dropped = set(self.callee.batch) - set(self.ranks)
+        for einsum in self.callee.einsums:
+            for rank in variables(einsum):
+                if rank in self.ranks or rank in dropped:
+                    continue
+                if runs[rank] not in self.ranks:
+                    raise Misfit(f"{self.callee.name} reads along its batch rank {runs[rank]!r}")
+                name = self.ranks[runs[rank]] + "'"
+                while name in taken:
+                    name += "'"
+                taken.add(name)
+                self.ranks[rank] = name
+
+    def run(self, hoisted: Sequence[Einsum]) -> Placed:
+        ranks = tuple(
+            RankDecl(self.declared[decl.name], self.expr(decl.extent), self.here.span)
+            for decl in self.callee.ranks
+        )
+        einsums = tuple(
+            Einsum(
+                self.tensors[einsum.target],
+                self._left(einsum),
+                self.expr(einsum.body),
+                None if einsum.where is None else self.expr(einsum.where),
+                einsum.dtype,
+                self.here.span,
+            )
+            for einsum in self.callee.einsums
+        )
+        output = self.callee.outputs[0]
+        result = self.expr(Access(output.name, tuple(Index(rank) for rank in output.ranks)))
+        if not isinstance(result, Access):
+            raise InvalidIR(f"{self.callee.name}: the result is no tensor")
+        return Placed((*hoisted, *einsums), ranks, result)
+
+    def _left(self, einsum: Einsum) -> tuple[Left, ...]:
+        """The axes of a tensor in its new place: what all varies over, then its own."""
+        own = []
+        for left in einsum.left:
+            rank = self.ranks.get(left.rank)
+            if rank is None or rank in self.lead:
+                if left.step:
+                    raise Misfit(
+                        f"{self.callee.name} steps along {left.rank!r}, which is a batch rank here"
+                    )
+                continue
+            own.append(replace(left, rank=rank))
+        return (*map(Left, self.lead), *own)
+
+    def _tensor(self, name: str, subscripts: Sequence[Expr]) -> Expr:
+        """A read of one of the callee's tensors, its axes in their new order."""
+        axes = self.callee.axes(name)
+        lead: dict[str, Expr] = {rank: Index(rank, self.here.span) for rank in self.lead}
+        own: list[Expr] = []
+        for axis, subscript in zip(axes, subscripts):
+            rank = self.ranks.get(axis)
+            if rank is None:
+                self._only_itself(axis, subscript)
+            elif rank in lead:
+                lead[rank] = self.expr(subscript)
+            else:
+                own.append(self.expr(subscript))
+        return Access(self.tensors[name], (*lead.values(), *own), self.here.span)
+
+    def _argument(self, name: str, subscripts: Sequence[Expr]) -> Expr:
+        """A read of one of the callee's inputs: the argument at these positions."""
+        tensor = self.callee.input(name)
+        if tensor is None:
+            raise InvalidIR(f"{self.callee.name}: no input {name}")
+        values: dict[str, Expr] = {}
+        for axis, subscript in zip(tensor.ranks, subscripts):
+            rank = self.ranks.get(axis)
+            if rank is None:
+                self._only_itself(axis, subscript)
+            else:
+                values[rank] = self.expr(subscript)
+        return substitute(self.arguments[name], values)
+
+    def _only_itself(self, axis: str, subscript: Expr) -> None:
+        if subscript != Index(axis):
+            raise Misfit(
+                f"{self.callee.name} reads along its batch rank {axis!r}, and none is named here",
+                f"write {self.callee.name}[{', '.join(self.callee.batch)}](...)",
+            )
+
+    def expr(self, expr: Expr) -> Expr:
+        """An expression of the callee in the names of its use."""
+        span = self.here.span
+        match expr:
+            case Const(value):
+                return Const(value, span)
+            case Index(rank):
+                if rank not in self.ranks:
+                    self._only_itself(rank, Const(0))
+                return Index(self.ranks[rank], span)
+            case Extent(rank):
+                if rank not in self.ranks:
+                    self._only_itself(rank, Const(0))
+                return Extent(self.here.over(self.ranks[rank]), span)
+            case Param(name):
+                return self._param(name)
+            case Access(name, subscripts):
+                if name in self.arguments:
+                    return self._argument(name, subscripts)
+                return self._tensor(name, subscripts)
+            case Map(op, args):
+                return Map(op, tuple(self.expr(arg) for arg in args), span)
+            case Cast(dtype, body):
+                return Cast(dtype, self.expr(body), span)
+            case Reduce(op, ranks, body, where):
+                names = tuple(self.ranks[rank] for rank in ranks)
+                return Reduce(op, names, self.expr(body), self._where(where), span)
+            case Populate(op, rank, body, where, slot):
+                filled = None if slot is None else self.ranks[slot]
+                return Populate(
+                    op, self.ranks[rank], self.expr(body), self._where(where), filled, span
+                )
+            case Tile(name):
+                raise InvalidIR(f"{self.callee.name}: a tile {name} in a cascade")
+
+    def _where(self, where: Expr | None) -> Expr | None:
+        return None if where is None else self.expr(where)
+
+    def _param(self, name: str) -> Expr:
+        """A parameter of the callee: its default, or the parameter of this name where it is used."""
+        default = self.defaults[name]
+        if default is not None:
+            return Const(default, self.here.span)
+        if name not in self.here.params:
+            raise Misfit(
+                f"{self.callee.name} has a parameter {name!r} without a default",
+                f"declare it here too: param {name}: ...",
+            )
+        return Param(name, self.here.span)
+
+
