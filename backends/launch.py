@@ -92,18 +92,19 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
 
 
-def _multiply_bfloat16_in_interpreter() -> None:
-    """Let Triton's interpreter multiply bfloat16 matrices.
+def _mend_interpreter() -> None:
+    """Let Triton's interpreter multiply bfloat16 matrices and loop up to a computed bound.
 
-    It keeps them as 16-bit integers and, up to 3.9 at least, multiplies those integers
-    (triton-lang/triton#11584). Widened to float32 first, the products are exact.
+    It keeps bfloat16 as 16-bit integers and, up to 3.9 at least, multiplies those integers
+    (triton-lang/triton#11584); widened to float32 first, the products are exact. Up to 3.6 it
+    takes a loop's bound from an array of one element in a way that NumPy 2.4 refuses.
     """
     language = importlib.import_module("triton.language")
-    interpreter = importlib.import_module("triton.runtime.interpreter")
+    interpreter: Any = importlib.import_module("triton.runtime.interpreter")
     builder: Any = interpreter.InterpreterBuilder
-    if getattr(builder.create_dot, "widens_bfloat16", False):
+    if getattr(builder, "mended", False):
         return
-    plain = builder.create_dot
+    multiply, patch = builder.create_dot, interpreter._patch_lang_tensor
 
     def widened(handle: Any) -> Any:
         if handle.dtype.scalar != language.bfloat16 or handle.data.dtype != numpy.uint16:
@@ -112,10 +113,15 @@ def _multiply_bfloat16_in_interpreter() -> None:
         return interpreter.TensorHandle(bits.view(numpy.float32), language.float32)
 
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
-        return plain(self, widened(a), widened(b), *rest)
+        return multiply(self, widened(a), widened(b), *rest)
+
+    def patch_tensor(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     builder.create_dot = create_dot
-    builder.create_dot.widens_bfloat16 = True
+    interpreter._patch_lang_tensor = patch_tensor
+    builder.mended = True
 
 
 @dataclass(slots=True)
@@ -150,7 +156,7 @@ class Kernel:
             for name, value in inputs.items()
         }
         if interpreted():
-            _multiply_bfloat16_in_interpreter()
+            _mend_interpreter()
         if self._module is None:
             self._module = load(self.source, self.program.name)
         try:
@@ -243,11 +249,13 @@ def compile_kernels(
         for tensor in program.inputs
     ]
     capability = _capability(target)
-    originals["_generation"] = module._generation
+    known = vars(module).get("_generation")
     try:
         for name, function in originals.items():
             setattr(module, name, _Launch(function, calls))
-        module.__dict__["_generation"] = lambda device: capability // 10
+        if known is not None:
+            originals["_generation"] = known
+            vars(module)["_generation"] = lambda device: capability // 10
         getattr(module, parameter(program.name))(*inputs)
     finally:
         for name, function in originals.items():

@@ -139,7 +139,8 @@ class Expressions:
         self.lines: list[str] = []
         self.depth = 1
         self.left: Counter[str] = Counter()
-        self.dying: Callable[[str], bool] = lambda name: False
+        self.dying: frozenset[str] = frozenset()
+        self.freed: set[str] = set()
 
     @property
     def frame(self) -> Frame:
@@ -186,7 +187,11 @@ class Expressions:
         """The positions along an axis, as a vector that the block opens with."""
         size = self.frame.sizes[rank]
         name = self.names.of("x", rank if size[1] == 0 else f"{rank}_{size[1]}")
-        self._open(size[1], name, f"{name} = np.arange({self.first(rank)}, {self.stop(rank)})")
+        line = f"{name} = np.arange({self.first(rank)}, {self.stop(rank)})"
+        if size[1] or rank in self.grid:
+            self._open(size[1], name, line)
+        elif line not in self.prologue:
+            self.prologue.append(line)
         return Held(name, (rank,), "int", sizes=(size,))
 
     def _open(self, number: int, name: str, line: str) -> None:
@@ -257,10 +262,9 @@ class Expressions:
             and not any(isinstance(term, Tile | Index) for term in subterms(expr))
         ):
             if expr not in self.constants:
-                name = f"c{len(self.constants)}"
                 code = self._scalar(expr)
-                self.constants[expr] = name
-                self.prologue.append(f"{name} = {code}")
+                self.constants[expr] = f"c{len(self.constants)}"
+                self.prologue.append(f"{self.constants[expr]} = {code}")
             return self.constants[expr]
         return self._scalar(expr)
 
@@ -346,7 +350,9 @@ class Expressions:
         if held is None:
             raise InvalidIR(f"tile {tile.name} is read before it is made")
         self.left[tile.name] -= 1
-        free = self.left[tile.name] <= 0 and self.dying(tile.name)
+        free = self.left[tile.name] <= 0 and tile.name in self.dying
+        if free:
+            self.freed.add(tile.name)
         code, sizes = held.code, held.sizes
         if held.ranks:
             now = tuple(self.frame.sizes[rank] for rank in tile.ranks)

@@ -166,6 +166,11 @@ def real(text: Text) -> Text:
             return Text(f"tl.cast({text.code}, REAL)", ATOM, text.ranks, "real")
 
 
+def cast(text: Text, dtype: str) -> Text:
+    """The value in the type of that name, or of that expression."""
+    return Text(f"{text.within(ATOM)}.to({dtype})", ATOM, text.ranks, "raw")
+
+
 def truth(text: Text) -> Text:
     """The value as a condition."""
     if text.kind == "bool":
@@ -296,6 +301,12 @@ def _count(over: Expr, less: int, by: int, order: tuple[str, ...], scope: Scope)
     return Text(f"{raised} // {by}", TIMES, text.ranks, "int")
 
 
+LARGEST_PRODUCT = 16
+"""The largest exponent for which a power is a product."""
+
+NEGATED = {"==": "!=", "!=": "=="}
+
+
 def _map(expr: Map, order: tuple[str, ...], scope: Scope) -> Text:
     op, args = expr.op, expr.args
     counted = _counted(expr)
@@ -321,12 +332,15 @@ def _map(expr: Map, order: tuple[str, ...], scope: Scope) -> Text:
             return _select(expr, order, scope)
         case "uniform":
             return _uniform(expr, order, scope)
+    if op == "not" and isinstance(args[0], Map) and args[0].op in NEGATED:
+        return render(Map(NEGATED[args[0].op], args[0].args), order, scope)
     texts = [render(arg, order, scope) for arg in args]
     if op in ("and", "or"):
         return _infix(op, [truth(text) for text in texts], order, "bool")
     if op == "not":
+        # `~` of a condition is a number in Triton's interpreter.
         text = truth(texts[0])
-        return Text(f"~{text.within(UNARY)}", UNARY, text.ranks, "bool")
+        return Text(f"{text.within(PLUS)} == 0", COMPARE, text.ranks, "bool")
     if OPS[op].result == "bool":
         return _infix(op, [operand(text) for text in texts], order, "bool")
     integer = is_integer(expr, scope)
@@ -339,8 +353,12 @@ def _map(expr: Map, order: tuple[str, ...], scope: Scope) -> Text:
         return _infix(op, texts, order, "int" if integer else "real")
     if op == "neg":
         return Text(f"-{texts[0].within(UNARY)}", UNARY, texts[0].ranks, texts[0].kind)
-    if op in ("**", "pow") and isinstance(args[1], Const) and args[1].value == 2:
-        return _infix("*", [texts[0], texts[0]], order, "int" if integer else "real")
+    if op in ("**", "pow") and isinstance(args[1], Const):
+        exponent = args[1].value
+        if abs(exponent) < 99 and exponent == int(exponent) and 1 <= exponent <= LARGEST_PRODUCT:
+            template = f"{scope.helper('repeated_product')}({{0}}, {int(exponent)})"
+            return _call(template, [operand(texts[0])], order, "int" if integer else "real")
+        texts[1] = Text(f"tl.full([], {texts[1].code}, REAL)", ATOM, (), "real")
     if not integer and op not in ("max", "min", "abs", "relu", "sign", "clip"):
         texts = [real(text) for text in texts]
     template = OPS[op].triton

@@ -41,8 +41,8 @@ Action = Statement | Accumulate
 
 
 def on_tensor_cores(contract: Contract) -> bool:
-    """Whether a product is one of two matrices."""
-    return len(contract.left.ranks) == 2 and len(contract.right.ranks) == 2
+    """Whether a product is one of two matrices, rather than of a matrix and a vector."""
+    return len(contract.left.ranks) >= 2 and len(contract.right.ranks) >= 2
 
 
 def fused(body: tuple[Statement, ...], after: tuple[str, ...]) -> Iterator[Action]:
@@ -55,6 +55,7 @@ def fused(body: tuple[Statement, ...], after: tuple[str, ...]) -> Iterator[Actio
         and len(uses.get(statement.name, ())) == 1
         and statement.name not in after
         and on_tensor_cores(statement)
+        and len(statement.ranks) == 2
     }
     sums: dict[str, Accumulate] = {}
     for statement in body:

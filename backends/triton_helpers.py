@@ -108,6 +108,14 @@ def round_half_even(x):
 def clip(x, low, high):
     return tl.minimum(tl.maximum(x, low), high)
 """,
+    "repeated_product": '''
+def repeated_product(x, n: tl.constexpr):
+    """x to the n."""
+    result = x
+    for _ in tl.static_range(n - 1):
+        result = result * x
+    return result
+''',
     "power": '''
 def power(x, y):
     """x to the y: by logarithm, with the sign of a negative x under an odd y."""

@@ -18,6 +18,7 @@ from attnc.backends.triton_expr import (
     Scope,
     Text,
     Value,
+    cast,
     conjunction,
     operand,
     product,
@@ -38,8 +39,8 @@ from attnc.backends.triton_flow import (
     repeated,
     tiles_in,
 )
-from attnc.backends.triton_host import ATOM, PLUS
-from attnc.ir.algebra import MONOIDS
+from attnc.backends.triton_host import ATOM
+from attnc.ir.algebra import BYTES, MONOIDS
 from attnc.ir.cascade import Tensor
 from attnc.ir.expr import Cast, Const, Expr, Map, Tile
 from attnc.ir.source import InvalidIR
@@ -324,60 +325,85 @@ class Writer:
     def contract(
         self, contract: Contract, name: str, ranks: tuple[str, ...], start: Expr | None
     ) -> None:
-        left, right = self.tile(contract.left), self.tile(contract.right)
-        if on_tensor_cores(contract):
-            if ranks[0] in right.ranks:
-                left, right = right, left
-                contract = replace(contract, left=contract.right, right=contract.left)
-            parts = self.operands(contract, left, right, ranks)
-            if start is not None:
-                parts.append(self.filled(self.text(start, ranks), ranks))
-            parts += ["input_precision=PRECISION", "out_dtype=REAL"]
-            self.precision = True
-            self.assign(self.bind(name, ranks, "real"), "tl.dot", parts)
+        if not on_tensor_cores(contract):
+            self.multiply_and_add(contract, name, ranks)
             return
-        # One side is a vector, or too thin for a tensor core: multiply and add.
-        larger, smaller = (left, right) if len(left.ranks) >= len(right.ranks) else (right, left)
-        missing = tuple(rank for rank in smaller.ranks if rank not in larger.ranks)
-        order = larger.ranks[: len(larger.ranks) - 1] + missing + larger.ranks[-1:]
-        terms = product([real(self.padded(contract, side)) for side in (left, right)], order)
-        axis = order.index(contract.over)
-        text = Text(f"tl.sum({terms.code}, {axis})", ATOM, order[:axis] + order[axis + 1 :], "real")
-        text = transposed(text, ranks) if ranks else text
+        if ranks[0] in contract.right.ranks:
+            contract = replace(contract, left=contract.right, right=contract.left)
+        left, right = self.operands(contract)
+        over = contract.over
+        rows = tuple(rank for rank in ranks if rank in left.ranks)
+        columns = tuple(rank for rank in ranks if rank in right.ranks)
+        left = self.flat(transposed(left, (*rows, over)), (rows, (over,)))
+        right = self.flat(transposed(right, (over, *columns)), ((over,), columns))
+        parts = [left.code, right.code]
         if start is not None:
-            text = replace(text, code=f"{self.text(start, ranks).within(PLUS)} + {text.code}")
+            parts.append(self.filled(self.text(start, ranks), ranks))
+        parts += ["input_precision=PRECISION", "out_dtype=REAL"]
+        self.precision = True
+        made = self.bind(name, ranks, "real")
+        self.assign(made, "tl.dot", parts)
+        if len(ranks) > 2:
+            shaped = Text(
+                f"tl.reshape({made}, {self.shape(rows + columns)})", ATOM, rows + columns, ""
+            )
+            self.line(f"{made} = {transposed(shaped, ranks).code}")
+
+    def flat(self, text: Text, groups: tuple[tuple[str, ...], tuple[str, ...]]) -> Text:
+        """A tile of any number of axes as a matrix: each group of axes becomes one."""
+        if len(text.ranks) == 2:
+            return text
+        sizes = (" * ".join(self.widths[rank].block for rank in group) for group in groups)
+        return Text(f"tl.reshape({text.code}, [{', '.join(sizes)}])", ATOM, text.ranks, text.kind)
+
+    def multiply_and_add(self, contract: Contract, name: str, ranks: tuple[str, ...]) -> None:
+        """A product of which one side is a vector."""
+        sides = [
+            real(self.padded(side.name, self.tile(side), contract.over))
+            for side in (contract.left, contract.right)
+        ]
+        larger, smaller = sorted(sides, key=lambda side: -len(side.ranks))
+        missing = tuple(rank for rank in smaller.ranks if rank not in larger.ranks)
+        order = larger.ranks[:-1] + missing + larger.ranks[-1:]
+        terms = product(sides, order)
+        axis = order.index(contract.over)
+        left = order[:axis] + order[axis + 1 :]
+        text = Text(f"tl.sum({terms.code}, {axis})", ATOM, left, "real")
+        text = transposed(text, ranks) if ranks else text
         self.line(f"{self.bind(name, ranks, 'real')} = {text.code}")
 
-    def padded(self, contract: Contract, text: Text) -> Text:
+    def padded(self, name: str, text: Text, over: str) -> Text:
         """An operand that is 0 where the summed rank has no position: what was loaded is."""
-        name = (contract.left if text.ranks == contract.left.ranks else contract.right).name
-        if name in self.sources or not self.guards((contract.over,)):
+        guards = [] if name in self.sources else self.guards((over,))
+        if not guards:
             return text
-        guard = spread(conjunction(self.guards((contract.over,)), text.ranks), text.ranks)
+        guard = spread(conjunction(guards, text.ranks), text.ranks)
         return replace(text, code=f"tl.where({guard}, {text.code}, 0.0)", power=ATOM)
 
-    def operands(
-        self, contract: Contract, left: Text, right: Text, ranks: tuple[str, ...]
-    ) -> list[str]:
-        """The two sides in one type, that of the loaded one, as row by column."""
+    def operands(self, contract: Contract) -> tuple[Text, Text]:
+        """The two sides in one type: that of the loaded one, or the wider of two loaded ones."""
         names = (contract.left.name, contract.right.name)
-        dtypes = [self.scope.values[name].dtype for name in names]
-        kinds = (left.kind, right.kind)
-        left, right = self.padded(contract, left), self.padded(contract, right)
-        left = transposed(left, (ranks[0], contract.over))
-        right = transposed(right, (contract.over, ranks[1]))
-        match kinds:
-            case ("raw", "raw"):
-                tensors = [self.sources.get(name) for name in names]
-                if tensors[0] is not None and tensors[1] is not None:
-                    self.matched[tensors[0], tensors[1]] = None
-                return [left.code, right.code]
-            case ("raw", _):
-                return [left.code, f"{right.within(ATOM)}.to({dtypes[0]})"]
-            case (_, "raw"):
-                return [f"{left.within(ATOM)}.to({dtypes[1]})", right.code]
-            case _:
-                return [real(left).code, real(right).code]
+        left, right = (
+            self.padded(side.name, self.tile(side), contract.over)
+            for side in (contract.left, contract.right)
+        )
+        made = [self.scope.values[name] for name in names]
+        loaded = [self.sources.get(name) for name in names]
+        if loaded[0] is not None and loaded[1] is not None:
+            bytes_ = [BYTES[self.tensors[name].dtype] for name in (loaded[0], loaded[1])]
+            if self.tensors[loaded[0]].dtype == self.tensors[loaded[1]].dtype:
+                self.matched[loaded[0], loaded[1]] = None
+                return left, right
+            if bytes_[0] == bytes_[1]:
+                return real(left), real(right)
+            if bytes_[0] > bytes_[1]:
+                return left, cast(right, made[0].dtype)
+            return cast(left, made[1].dtype), right
+        if loaded[0] is not None:
+            return left, cast(right, made[0].dtype)
+        if loaded[1] is not None:
+            return cast(left, made[1].dtype), right
+        return real(left), real(right)
 
     # Loops
 

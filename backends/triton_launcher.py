@@ -44,6 +44,12 @@ class Printed:
     state: str
 
 
+GENERATION = '''
+def _generation(device):
+    """The major compute capability of a GPU: 8 for Ampere, 9 for Hopper, 10 for Blackwell."""
+    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 0
+'''.strip()
+
 DEFAULT_WARPS = 8
 DEFAULT_STAGES = 3
 """Where the program does not say: two warpgroups, each with half of a tile of 128 queries, so that
@@ -76,11 +82,6 @@ def _check(sizes, name, tensor, ranks, dtype, device):
             raise CallError(
                 f"rank {rank} of {name} has extent {extent}, elsewhere it has {sizes[rank]}"
             )
-
-
-def _generation(device):
-    """The major compute capability of a GPU: 8 for Ampere, 9 for Hopper, 10 for Blackwell."""
-    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 0
 
 
 def _empty(sizes, ranks, dtype, device):
@@ -130,6 +131,8 @@ def launcher(program: Program, kernels: list[Printed]) -> str:
         lines += _launch(program, kernel)
     lines.append("    return out")
     parts = [CHECKS]
+    if any("_generation(" in line for line in lines):
+        parts.append(GENERATION)
     if any(tensor.dtype == "float" for tensor in program.buffers):
         parts.append("_torch_type = {tl.float32: torch.float32, tl.float64: torch.float64}")
     if len(program.outputs) > 1:

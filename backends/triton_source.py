@@ -17,7 +17,7 @@ from attnc.backends.triton_expr import (
     local,
     render,
 )
-from attnc.backends.triton_flow import fused, tile_uses
+from attnc.backends.triton_flow import fused, on_tensor_cores, tile_uses
 from attnc.backends.triton_helpers import HELPERS, helper_text
 from attnc.backends.triton_host import ATOM, host
 from attnc.backends.triton_kernel import Width, Writer
@@ -155,7 +155,7 @@ def _dotted(body: tuple[Statement, ...]) -> set[str]:
     found: set[str] = set()
     for statement in body:
         match statement:
-            case Contract(_, _, left, right) if len(left.ranks) == len(right.ranks) == 2:
+            case Contract(_, _, left, right) if on_tensor_cores(statement):
                 found |= {*left.ranks, *right.ranks}
             case Loop(_, _, segments):
                 for segment in segments:

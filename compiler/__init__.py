@@ -1,3 +1,38 @@
 """attnc: from an attention algorithm, as a paper writes it, to the kernel that computes it."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from attnc.ir.source import CallError, CompileError
+
+if TYPE_CHECKING:
+    from attnc import build
+    from attnc.driver import analyze, compile, explain, optimize, verify
+    from attnc.modules import load, parse
+
 __version__ = "0.1.0"
+
+# A name is imported when it is first asked for, so that `import attnc` costs next to nothing.
+_HOMES = {
+    "load": "attnc.modules",
+    "parse": "attnc.modules",
+    "analyze": "attnc.driver",
+    "compile": "attnc.driver",
+    "explain": "attnc.driver",
+    "optimize": "attnc.driver",
+    "verify": "attnc.driver",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "build":
+        return import_module("attnc.build")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'attnc' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+__all__ = [
+    "CallError", "CompileError", "__version__", "analyze", "build", "compile", "explain", "load",
+    "optimize", "parse", "verify",
+]  # fmt: skip

@@ -158,7 +158,7 @@ def _matched(
 
 
 class _Placing:
-    """Renames every tensor, rank and parameter of a callee; `lead` is what all of it varies over."""
+    """Renames all of a callee; `lead` is what all of it varies over."""
 
     def __init__(
         self,
@@ -313,7 +313,7 @@ class _Placing:
         return None if where is None else self.expr(where)
 
     def _param(self, name: str) -> Expr:
-        """A parameter of the callee: its default, or the parameter of this name where it is used."""
+        """A parameter of the callee: its default, or the one of this name where it is used."""
         default = self.defaults[name]
         if default is not None:
             return Const(default, self.here.span)
@@ -323,5 +323,3 @@ class _Placing:
                 f"declare it here too: param {name}: ...",
             )
         return Param(name, self.here.span)
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -58,9 +59,11 @@ def parse_file(source: Source) -> tuple[syntax.File, list[CompileError]]:
     if not items and not errors:
         errors.append(
             CompileError(
-                "the file is empty", Span(source, 0, 0), code="E003",
+                "the file is empty",
+                Span(source, 0, 0),
+                code="E003",
                 help="a cascade opens with: cascade NAME(X[p]) -> Y[p]:",
-            )  # fmt: skip
+            )
         )
     return syntax.File(source, tuple(items)), errors
 
@@ -94,9 +97,11 @@ def _blocks(
         if block and line.indent != block[0].indent:
             errors.append(
                 CompileError(
-                    "the lines of a block are indented alike", Span(source, line.start, line.end),
-                    f"{line.indent} spaces here, {block[0].indent} above", code="E002",
-                )  # fmt: skip
+                    "the lines of a block are indented alike",
+                    Span(source, line.start, line.end),
+                    f"{line.indent} spaces here, {block[0].indent} above",
+                    code="E002",
+                )
             )
         block.append(line)
     return found
@@ -112,67 +117,104 @@ def _item(
     """A top-level item with its block; None where its header cannot be used."""
     item = _parsed(source, header, errors) if header is not None else None
     inside = [_parsed(source, line, errors) for line in block]
-    match item:
-        case syntax.CascadeText():
-            kinds: tuple[type, ...] = (syntax.Statement, syntax.RankLine, syntax.ParamLine)
-            wanted = "a statement, a rank or a param"
-        case syntax.ScheduleText():
-            kinds, wanted = (syntax.DirectiveLine,), "a directive: tile, parallel, stream, ..."
-        case syntax.Import() | syntax.Function() | syntax.OwnReduction():
-            if block:
-                errors.append(_misplaced(source, block[0], "nothing opens a block here"))
-            return item
-        case None:
-            return None
-        case _:
-            if header is not None and not isinstance(item, syntax.Broken):
+    if header is None or item is None or isinstance(item, syntax.Broken):
+        return None
+    if isinstance(item, syntax.CascadeText | syntax.ScheduleText):
+        if not block:
+            errors.append(
+                _misplaced(source, header, "a block is missing", "indent its lines by four spaces")
+            )
+        return replace(item, lines=_fitting(source, item, block, inside, errors))
+    if isinstance(item, syntax.Import | syntax.Function | syntax.OwnReduction):
+        if block:
+            errors.append(_misplaced(source, block[0], "nothing opens a block here"))
+        return item
+    place, help = "this belongs into the block of a cascade", "indent it below its header"
+    errors.append(_misplaced(source, header, place, help))
+    return None
+
+
+def _fitting(
+    source: Source,
+    item: syntax.CascadeText | syntax.ScheduleText,
+    block: list[Line],
+    inside: list[syntax.Line | syntax.Item],
+    errors: list[CompileError],
+) -> tuple[syntax.Line, ...]:
+    """The lines of a block that may stand in it."""
+    fitting: list[syntax.Line] = []
+    schedule = isinstance(item, syntax.ScheduleText)
+    for line, found in zip(block, inside):
+        match found:
+            case syntax.Broken():
+                fitting.append(found)
+            case syntax.DirectiveLine() if schedule:
+                fitting.append(found)
+            case syntax.Statement() | syntax.RankLine() | syntax.ParamLine() if not schedule:
+                fitting.append(found)
+            case syntax.DirectiveLine():
                 errors.append(
                     _misplaced(
-                        source, header, "this belongs into the block of a cascade",
-                        "indent it below its header",
-                    )  # fmt: skip
+                        source, line, "this is no statement", "a statement reads T[p] = expression"
+                    )
                 )
-            return None
-    if header is not None and not block:
-        errors.append(
-            _misplaced(source, header, "a block is missing", "indent its lines by four spaces")
-        )
-    for line, found in zip(block, inside):
-        if not isinstance(found, (*kinds, syntax.Broken)):
-            errors.append(_misplaced(source, line, f"{wanted} stands here, nothing else"))
-    fitting = tuple(found for found in inside if isinstance(found, (*kinds, syntax.Broken)))
-    return replace(item, lines=fitting)
+            case _:
+                kind = "a schedule" if schedule else "a cascade"
+                errors.append(_misplaced(source, line, f"this does not belong into {kind}"))
+    return tuple(fitting)
 
 
-def _parsed(source: Source, line: Line, errors: list[CompileError]) -> Any:
+_TARGET = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?=\s*\[)")
+
+
+def _parsed(
+    source: Source, line: Line, errors: list[CompileError]
+) -> syntax.Line | syntax.Item:
     """A logical line as a node; `Broken` where it could not be read."""
-    target = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?=\s*\[)").match(source.text, line.start)
+    target = _TARGET.match(source.text, line.start)
     broken = syntax.Broken(line.start, line.end, target.group() if target else "")
     if not line.readable or len(errors) > limits.SYNTAX_ERRORS:
         return broken
+    node: Any
     try:
         node = _grammar().parse(TextSlice(source.text, line.start, line.end))
     except UnexpectedInput as error:
         errors.append(_explained(source, line, error))
         return broken
-    if line.end - line.start > limits.DEPTH:
-        deep = _too_deep(node)
-        if deep is not None:
-            errors.append(
-                CompileError(
-                    f"an expression nests deeper than {limits.DEPTH} levels",
-                    Span(source, deep.start, deep.end), code="E004",
-                    help="give a part of it a name of its own",
-                )  # fmt: skip
+    deep = _too_deep(node) if line.end - line.start > limits.DEPTH else None
+    if deep is not None:
+        errors.append(
+            CompileError(
+                f"an expression nests deeper than {limits.DEPTH} levels",
+                Span(source, deep.start, deep.end),
+                code="E004",
+                help="give a part of it a name of its own",
             )
-            return broken
-    return replace(node, start=line.start, end=line.end)
+        )
+        return broken
+    found: syntax.Line | syntax.Item = replace(node, start=line.start, end=line.end)
+    return found
 
 
-def _too_deep(node: Any) -> syntax.Term | None:
+def _too_deep(node: syntax.Line | syntax.Item) -> syntax.Term | None:
     """The term of a line that stands on the first level too many."""
-    for name in ("body", "where", "identity", "extent", "default", "by"):
-        top = getattr(node, name, None)
+    tops: tuple[syntax.Term | None, ...]
+    match node:
+        case syntax.Statement():
+            tops = (*node.subscripts, node.body, node.where)
+        case syntax.RankLine():
+            tops = (node.extent,)
+        case syntax.ParamLine():
+            tops = (node.default,)
+        case syntax.DirectiveLine():
+            tops = (*node.operands, node.by)
+        case syntax.Function():
+            tops = (node.body,)
+        case syntax.OwnReduction():
+            tops = (node.body, node.identity)
+        case syntax.Import() | syntax.CascadeText() | syntax.ScheduleText() | syntax.Broken():
+            tops = ()
+    for top in tops:
         if top is not None:
             for term, depth in syntax.within(top):
                 if depth > limits.DEPTH:
@@ -185,37 +227,44 @@ def _explained(source: Source, line: Line, error: UnexpectedInput) -> CompileErr
     if isinstance(error, UnexpectedToken) and error.token.type == "$END":
         last = Span(source, max(line.start, line.end - 1), line.end)
         return CompileError(
-            "the statement ends too early", last, _expected(error.expected, "after this"),
+            "the statement ends too early",
+            last,
+            _expected(error.expected, "after this"),
             code="E001",
-        )  # fmt: skip
+        )
     if isinstance(error, UnexpectedToken):
-        start, end = error.token.start_pos or line.start, error.token.end_pos or line.end
+        start, end = _start(error.token), _end(error.token)
         allowed = error.expected
     else:
         assert isinstance(error, UnexpectedCharacters)
-        start, end = error.pos_in_stream, error.pos_in_stream + 1
+        start = error.pos_in_stream or line.start
+        end = start + 1
         allowed = error.allowed or set()
     text = source.text[start:end]
-    shown = repr(text) if text.isprintable() else f"character U+{ord(text[0]):04X}"
+    shown = repr(text[:40]) if text.isprintable() else f"character U+{ord(text[0]):04X}"
     return CompileError(
-        f"unexpected {shown}", Span(source, start, end), _expected(allowed, "here"),
-        code="E001", help=_OTHER_SPELLINGS.get(text, ""),
-    )  # fmt: skip
+        f"unexpected {shown}",
+        Span(source, start, end),
+        _expected(allowed, "here"),
+        code="E001",
+        help=_OTHER_SPELLINGS.get(text, ""),
+    )
 
 
 _WORDS = {
     "NUMBER": "an expression", "NAME": "a name", "STRING": "a path in double quotes",
-    "CLOSE": "')'", "RPAR": "')'", "SQUARE": "']'", "RSQB": "']'", "COLON": "':'", "_BLOCK": "':'", "EQUAL": "'='",
+    "CLOSE": "')'", "RPAR": "')'", "SQUARE": "']'", "RSQB": "']'", "COLON": "':'",
+    "_BLOCK": "':'", "EQUAL": "'='",
     "__ANON_0": "'->'", "IDENTITY": "'identity'", "LPAR": "'('", "LSQB": "'['", "OPEN": "'('",
 }  # fmt: skip
 
 
-def _expected(allowed: Any, where: str) -> str:
+def _expected(allowed: Collection[str], where: str) -> str:
     """What could stand at a place, unless that is too much to say."""
     if "NUMBER" in allowed:
         return f"an expression is expected {where}"
     words = sorted({_WORDS[name] for name in allowed if name in _WORDS})
-    if not 0 < len(words) <= 3:
+    if "PLUS" in allowed or not 0 < len(words) <= 3:
         return ""
     return f"{' or '.join(words)} is expected {where}"
 

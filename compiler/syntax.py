@@ -103,7 +103,9 @@ class Applied(Node):
     args: tuple[Term, ...]
 
 
-Term = Number | Constant | Size | Name | Group | Unary | Binary | Compared | Call | Bracket | Applied
+Term = (
+    Number | Constant | Size | Name | Group | Unary | Binary | Compared | Call | Bracket | Applied
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import Protocol
 from attnc import limits, syntax
 from attnc.ir.algebra import MONOIDS, OPS, POPULATES
 from attnc.ir.cascade import DTYPES
-from attnc.ir.expr import Cast, Const, Expr, Extent, Index, Map, Populate, Reduce
-from attnc.ir.source import Source, Span
+from attnc.ir.expr import Cast, Const, Expr, Map, Populate, Reduce
+from attnc.ir.source import Source, Span, nearest
 from attnc.typed import (
     BOOL,
     INT,
@@ -25,11 +25,11 @@ from attnc.typed import (
     join,
     kind_of,
     result_kind,
-    suggestion,
     wanted_kinds,
 )
 
-FUNCTIONS = {name: op for name, op in OPS.items() if not op.symbol and name not in ("first", "last")}
+_OF_TILES = ("first", "last")
+FUNCTIONS = {name: op for name, op in OPS.items() if not op.symbol and name not in _OF_TILES}
 RESERVED = frozenset((*FUNCTIONS, *MONOIDS, *POPULATES, "cast"))
 """Names of functions that a file cannot define anew."""
 
@@ -243,7 +243,7 @@ class Terms:
     def unknown_type(self, name: syntax.Name) -> None:
         self.errors.add(
             f"no type {name.text!r}", self.span(name), code="E010",
-            help=suggestion(name.text, DTYPES) or f"types are {', '.join(DTYPES)}",
+            help=nearest(name.text, DTYPES) or f"types are {', '.join(DTYPES)}",
         )  # fmt: skip
 
     def put_in_place(
@@ -324,9 +324,7 @@ class Terms:
                 self.errors.add("a rank variable is expected here", self.span(part), code="E015")
                 raise Abandoned
             if part.text in found:
-                self.errors.add(
-                    f"rank {part.text!r} is named twice", self.span(part), code="E011"
-                )
+                self.errors.add(f"rank {part.text!r} is named twice", self.span(part), code="E011")
                 raise Abandoned
             found.append(part.text)
         return tuple(found)
@@ -346,7 +344,7 @@ class Terms:
     def unknown_function(self, name: syntax.Name) -> Typed:
         known = sorted({*RESERVED, *self.scope.functions()})
         self.errors.add(f"no function {name.text!r}", self.span(name), code="E010",
-                        help=suggestion(name.text, known))  # fmt: skip
+                        help=nearest(name.text, known))  # fmt: skip
         return POISON
 
 
@@ -363,7 +361,7 @@ class Local:
         if name not in self.values:
             self.errors.add(
                 f"no parameter {name!r}", span, code="E010",
-                help=suggestion(name, sorted(self.values)),
+                help=nearest(name, sorted(self.values)),
             )  # fmt: skip
             return POISON
         return self.values[name]

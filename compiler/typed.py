@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from attnc import limits
 from attnc.ir.algebra import INTEGER_ROUNDING, OPS
@@ -43,9 +42,7 @@ class Errors:
     def __init__(self) -> None:
         self.found: list[CompileError] = []
 
-    def add(
-        self, message: str, span: Span, note: str = "", *, code: str, help: str = ""
-    ) -> None:
+    def add(self, message: str, span: Span, note: str = "", *, code: str, help: str = "") -> None:
         self.found.append(CompileError(message, span, note, code=code, help=help))
 
 
@@ -140,8 +137,12 @@ def fold(op: str, values: Sequence[Value | None]) -> Value | None:
             return _power(a, b)
         case "max" | "min":
             result = max(known) if op == "max" else min(known)
-        case "ceil" | "floor" | "round" if math.isfinite(a):
-            result = {"ceil": math.ceil, "floor": math.floor, "round": round}[op](a)
+        case "ceil" if math.isfinite(a):
+            result = math.ceil(a)
+        case "floor" if math.isfinite(a):
+            result = math.floor(a)
+        case "round" if math.isfinite(a):
+            result = round(a)
         case _:
             return None
     if isinstance(result, int) and abs(result) > limits.LARGEST:
@@ -153,11 +154,11 @@ def _power(base: Value, exponent: Value) -> Value | None:
     if isinstance(base, int) and isinstance(exponent, int) and exponent >= 0:
         if abs(base) > 1 and exponent * (abs(base).bit_length() - 1) > 63:
             raise OverflowError
-        return _checked(base**exponent)
+        return _checked(int(base) ** int(exponent))
     if base <= 0:
         return None
     try:
-        return float(base) ** float(exponent)
+        return math.pow(base, exponent)
     except OverflowError:
         return math.inf
 
@@ -166,9 +167,3 @@ def _checked(value: int) -> int:
     if abs(value) > limits.LARGEST:
         raise OverflowError
     return value
-
-
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """The nearest of some names, as a question."""
-    near = get_close_matches(name, known, 1) if len(name) <= 64 else []
-    return f"did you mean {near[0]}?" if near else ""

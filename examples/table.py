@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import attnc
+from attnc.passes.report import analyze
 
 HERE = Path(__file__).resolve().parent
 
@@ -16,7 +17,7 @@ def rows() -> list[tuple[str, str, str]]:
         text = path.read_text(encoding="utf-8")
         title = text.splitlines()[0].removeprefix("#").strip().rstrip(".")
         (cascade,) = attnc.load(path).cascades.values()
-        counts = attnc.analyze(cascade).passes
+        counts = analyze(cascade).passes
         several = [f"{count} over {rank}" for rank, count in counts.items() if count > 1]
         found.append((path.name, title, ", ".join(several) or "1"))
     return found

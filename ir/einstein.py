@@ -40,9 +40,7 @@ def _free(expr: Expr, bound: frozenset[str]) -> Iterator[str]:
         yield from _free(part, bound)
 
 
-def split_where(
-    predicate: Expr | None, summed: Collection[str]
-) -> tuple[Expr | None, Expr | None]:
+def split_where(predicate: Expr | None, summed: Collection[str]) -> tuple[Expr | None, Expr | None]:
     """A statement's predicate as the part over its result and the part over what it sums."""
     if not summed:
         return predicate, None

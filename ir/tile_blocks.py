@@ -8,13 +8,13 @@ those that it derives; that the two agree is what the tests check.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from attnc.ir.algebra import MONOIDS, OPS
-from attnc.ir.cascade import Reduction, Tensor
+from attnc.ir.cascade import Tensor
 from attnc.ir.clip import Clip, clipped, edges_of
-from attnc.ir.expr import Cast, Expr, Index, Map, Tile
+from attnc.ir.expr import Expr, Index, Map, Tile
 from attnc.ir.tile import Compute, Contract, Fold, Kernel, Load, Loop, Program, Statement, Store
 from attnc.ir.tile_facts import Made, made_by, names_read, operations
 from attnc.ir.walk import children, subterms
@@ -101,30 +101,30 @@ class _Planner:
         for place, statement in enumerate(statements):
             born.update(dict.fromkeys(made_by(statement, made, self.tensors), place))
 
-        def alive(place: int, *, through: bool = False) -> list[tuple[str, tuple[Size, ...]]]:
-            return around + [
-                (made[name].kind, tuple(sizes[rank] for rank in made[name].ranks))
-                for name, start in born.items()
-                if start <= place <= last[name] and not (through and start == place)
-            ]
+        def alive(names: Iterable[str]) -> list[tuple[str, tuple[Size, ...]]]:
+            tiles = [(made[name].kind, tuple(sizes[r] for r in made[name].ranks)) for name in names]
+            return around + tiles
+
+        def at(place: int) -> Iterator[str]:
+            return (name for name, start in born.items() if start <= place <= last[name])
 
         flops: Amount = Counter()
         loops: dict[int, tuple[Block, ...]] = {}
         peaks: list[Alive] = []
         for place, statement in enumerate(statements):
             flops.update(self.flops(statement, made, sizes))
-            _note(peaks, _alive(alive(place)))
+            _note(peaks, _alive(alive(at(place))))
             if isinstance(statement, Loop):
                 own = {state.name: made[state.name] for state in statement.carried}
                 visible = {n: m for n, m in made.items() if born.get(n, -1) < place}
                 ranks = {name: fact.ranks for name, fact in visible.items()}
                 # What only the starts of its states read is gone when the loop begins.
                 inside = set(_read_in_segments(statement))
-                through = around + [
-                    (made[name].kind, tuple(sizes[rank] for rank in made[name].ranks))
+                through = alive(
+                    name
                     for name, start in born.items()
                     if start < place and (last[name] > place or name in inside)
-                ]
+                )
                 cut = frozenset(rank for rank, size in sizes.items() if size[1])
                 bodies = []
                 for segment in statement.segments:
@@ -133,7 +133,7 @@ class _Planner:
                         self.block(cuts, body, segment.after, visible, own, sizes, through)
                     )
                 loops[place] = tuple(bodies)
-        _note(peaks, _alive(alive(len(statements))))
+        _note(peaks, _alive(alive(at(len(statements)))))
         return Block(number, clips, statements, loops, sizes, made, last, flops, tuple(peaks))
 
     def flops(
@@ -183,8 +183,7 @@ def last_uses(
     """
     last = dict.fromkeys(states, -1)
     for place, statement in enumerate(statements):
-        for name in names_read(statement):
-            last[name] = place
+        last.update((name, place) for name in names_read(statement) if name in last)
         match statement:
             case Load(name) | Compute(name) | Contract(name) | Fold(name):
                 last[name] = place
@@ -192,7 +191,7 @@ def last_uses(
                 last.update((state.name, place) for state in carried)
             case Store():
                 pass
-    last.update((name, len(statements)) for name in after)
+    last.update((name, len(statements)) for name in after if name in last)
     return last
 
 
@@ -214,12 +213,9 @@ def _arithmetic(expr: Expr, sizes: Mapping[str, Size], found: Amount) -> None:
     """Add the operations of an expression, each at the points along which it varies."""
     if not any(isinstance(term, Tile) for term in subterms(expr)):
         return
-    match expr:
-        case Map(op, args):
-            axes = axes_of(expr, sizes)
-            found[tuple(sorted(sizes[rank] for rank in axes))] += operations(op, len(args))
-        case Cast() | _:
-            pass
+    if isinstance(expr, Map):
+        axes = axes_of(expr, sizes)
+        found[tuple(sorted(sizes[rank] for rank in axes))] += operations(expr.op, len(expr.args))
     for part in children(expr):
         _arithmetic(part, sizes, found)
 

@@ -18,10 +18,11 @@ from dataclasses import dataclass, replace
 from attnc.ir.algebra import MONOIDS
 from attnc.ir.cascade import Cascade, Einsum
 from attnc.ir.expr import ZERO, Access, Const, Expr, Index, Map, Reduce, conjuncts
-from attnc.ir.walk import accesses, rewrite, substitute
+from attnc.ir.source import InvalidIR
+from attnc.ir.walk import accesses
 from attnc.passes.clean import remove_dead
 from attnc.passes.domain import Domains, conjunction, union
-from attnc.passes.fiber import Fiber, Names, fiber, plain
+from attnc.passes.fiber import Fiber, Names, empty_values, fiber
 from attnc.passes.probe import probe
 from attnc.passes.products import Factor, Products, Term, product
 from attnc.passes.signs import non_negative, positive
@@ -93,9 +94,10 @@ def _rewritten(
         if any(domains.of(f.expr) for f in outer):
             return None
         name = names.fresh(f"{einsum.target}_{body.op}")
-        parts.append(_part(name, einsum, body, product(inner), whole, domains))
+        part = _part(name, einsum, body, product(inner), whole, domains)
+        parts.append(part)
         moved.extend(f.expr for f in outer)
-        value, extra = _outside(einsum, body, name, outer, facts, names)
+        value, extra = _outside(einsum, body, part, outer, facts, names)
         parts.extend(extra)
         result = _joined(result, value, term.negative)
     assert result is not None
@@ -129,7 +131,7 @@ def _out_of_extremum(
     value: Expr = _access(name, einsum)
     for term, expr in zip(outside, exprs):
         value = Map("-" if term.negative else "+", (value, expr))
-    value, extra = guarded(value, exprs, facts, names, MONOIDS[body.op].identity)
+    value, extra = guarded(value, exprs, part, facts, names, MONOIDS[body.op].identity)
     deferral = Deferral(einsum.target, ", ".join(dict.fromkeys(_names(exprs))), f"({body.op}, +)")
     return [part, *extra, replace(einsum, body=value)], deferral
 
@@ -161,70 +163,72 @@ def _access(name: str, einsum: Einsum) -> Access:
 def _outside(
     einsum: Einsum,
     body: Reduce,
-    name: str,
+    part: Einsum,
     outer: tuple[Factor, ...],
     facts: Fiber,
     names: Names,
 ) -> tuple[Expr, list[Einsum]]:
-    value: Expr = _access(name, einsum)
+    value: Expr = _access(part.target, einsum)
     for factor in outer:
         value = Map("/" if factor.inverse else "*", (value, factor.expr))
     unit = [product(outer)] if outer else []
-    return guarded(value, unit, facts, names, MONOIDS[body.op].identity)
+    return guarded(value, unit, part, facts, names, MONOIDS[body.op].identity)
 
 
 def guarded(
-    value: Expr, outer: list[Expr], facts: Fiber, names: Names, identity: float
+    value: Expr, outer: list[Expr], part: Einsum, facts: Fiber, names: Names, identity: float
 ) -> tuple[Expr, list[Einsum]]:
     """`value`, but the identity where what left the reduction is undefined on an empty domain.
 
     A reduction that is at its own identity only where it is empty, or where the quotient is no
-    number anyway, is asked itself; for any other sum a further Einsum says whether it is empty.
+    number anyway, is asked itself; otherwise a further Einsum says whether anything was reduced.
     """
-    condition: Expr | None = None
+    empty = empty_values(facts)
+    conditions: list[Expr] = []
     extra: list[Einsum] = []
     for expr in outer:
-        full = resolved(expr, facts)
-        for access in dict.fromkeys(accesses(full)):
-            body = facts.reductions.get(access.tensor)
-            if body is None or body.op not in MONOIDS:
+        for access in dict.fromkeys(accesses(expr)):
+            if access.tensor not in empty:
                 continue
-            start = float(MONOIDS[body.op].identity)
-            if math.isfinite(probe(full, {access: start})):
+            start = empty[access.tensor]
+            if math.isfinite(probe(expr, {access: start})):
                 continue
-            test: Expr = Map("==", (access, number(start)))
-            if not MONOIDS[body.op].selective and not non_negative(body.body, facts.definitions):
-                source = facts.definitions[access.tensor]
-                name = names.fresh(f"{access.tensor}_any")
-                seen = Map(">", (Map("present", (body.body,)), ZERO))
-                extra.append(replace(source, target=name, body=replace(body, op="any", body=seen)))
-                test = Map("not", (replace(access, tensor=name),))
-            condition = test if condition is None else Map("or", (condition, test))
-    if condition is None:
+            if _asked(access.tensor, facts):
+                conditions.append(Map("==", (access, number(start))))
+            elif not extra:
+                extra.append(_presence(part, names))
+                own = tuple(Index(rank) for rank in part.ranks)
+                conditions.append(Map("not", (Access(extra[0].target, own),)))
+    if not conditions:
         return value, []
+    condition = conditions[0]
+    for other in conditions[1:]:
+        condition = Map("or", (condition, other))
     return Map("select", (condition, number(identity), value)), extra
+
+
+def _asked(tensor: str, facts: Fiber) -> bool:
+    """Whether a reduction at its identity says that nothing counted."""
+    body = facts.reductions.get(tensor)
+    return body is not None and (
+        MONOIDS[body.op].selective or non_negative(body.body, facts.definitions)
+    )
+
+
+def _presence(part: Einsum, names: Names) -> Einsum:
+    """Whether a reduction has anything to reduce."""
+    body = part.body
+    if not isinstance(body, Reduce):
+        raise InvalidIR(f"{part.target} is no reduction")
+    seen = Map(">", (Map("present", (body.body,)), ZERO))
+    return replace(
+        part, target=names.fresh(f"{part.target}_any"), body=replace(body, op="any", body=seen)
+    )
 
 
 def number(value: float) -> Const:
     """A constant, written as an integer where it is 0 or 1."""
     return Const(int(value)) if value in (0, 1) else Const(float(value))
-
-
-def resolved(expr: Expr, facts: Fiber) -> Expr:
-    """An expression with every map that waits opened, down to the reductions themselves."""
-
-    def rule(term: Expr) -> Expr | None:
-        if not isinstance(term, Access) or term.tensor in facts.reductions or not plain(term):
-            return None
-        einsum = facts.definitions.get(term.tensor)
-        if einsum is None or not facts.waits.get(term.tensor) or isinstance(einsum.body, Reduce):
-            return None
-        if any(left.step for left in einsum.left):
-            return None
-        values = dict(zip((left.rank for left in einsum.left), term.subscripts))
-        return resolved(substitute(einsum.body, values), facts)
-
-    return rewrite(expr, rule)
 
 
 def _joined(result: Expr | None, value: Expr, negative: bool) -> Expr:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attnc.ir.algebra import MONOIDS
 from attnc.ir.cascade import Cascade, Einsum
 from attnc.ir.expr import Access, Expr, Index, Reduce
 from attnc.ir.walk import accesses, free_ranks
+from attnc.passes.probe import probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,21 @@ def fiber(cascade: Cascade, rank: str) -> Fiber:
         frozenset(carriers),
         waits,
     )
+
+
+def empty_values(facts: Fiber) -> dict[str, float]:
+    """The value of everything that waits and does not vary, where nothing has been seen yet."""
+    found: dict[str, float] = {}
+    for name, einsum in facts.definitions.items():
+        if any(left.step for left in einsum.left) or facts.rank in einsum.ranks:
+            continue
+        body = facts.reductions.get(name)
+        if body is not None:
+            if body.op in MONOIDS:
+                found[name] = float(MONOIDS[body.op].identity)
+        elif facts.waits[name] and not isinstance(einsum.body, Reduce):
+            found[name] = probe(einsum.body, {}, found)
+    return found
 
 
 def plain(access: Access) -> bool:

@@ -44,9 +44,9 @@ from attnc.ir.expr import (
 from attnc.ir.print_expr import print_expr
 from attnc.ir.walk import accesses, children, free_ranks, rebuild, rewrite, substitute
 from attnc.passes.clean import remove_dead, rename
-from attnc.passes.defer import number, resolved
+from attnc.passes.defer import number
 from attnc.passes.domain import Domains, union
-from attnc.passes.fiber import Fiber, Names, fiber, plain
+from attnc.passes.fiber import Fiber, Names, empty_values, fiber, plain
 from attnc.passes.probe import probe
 from attnc.passes.separate import Inseparable, separate
 from attnc.passes.signs import positive
@@ -96,6 +96,7 @@ class _Sweeps:
         self.cascade, self.rank = cascade, rank
         self.stored = frozenset(stored)
         self.facts: Fiber = fiber(cascade, rank)
+        self.empty = empty_values(self.facts)
         self.domains = Domains(cascade)
         self.names = Names(cascade)
         self.size = self.names.fresh(f"{rank.upper()}0")
@@ -197,37 +198,41 @@ class _Sweeps:
     def _awaited(self, body: Expr, sweep: int) -> tuple[Access, ...]:
         """The values that terms wait for in this sweep: constant along the rank, not yet known."""
         found: dict[Access, None] = {}
-        for access in accesses(self._opened(body)):
+        for access in accesses(self._opened(body, sweep)):
             if self._pending(access, sweep):
                 found.setdefault(access)
         return tuple(found)
 
     def _pending(self, access: Access, sweep: int) -> bool:
-        waits = self.facts.waits.get(access.tensor, frozenset())
-        return not self.facts.varies(access) and any(self.sweep.get(w) == sweep for w in waits)
+        return not self.facts.varies(access) and self._waits(access.tensor, sweep)
 
-    def _opened(self, body: Expr) -> Expr:
-        """The body with every map that varies and waits replaced by its definition."""
+    def _waits(self, tensor: str, sweep: int) -> bool:
+        """Whether a tensor depends on a reduction of a sweep."""
+        waits = self.facts.waits.get(tensor, frozenset())
+        return any(self.sweep.get(name) == sweep for name in waits)
+
+    def _opened(self, body: Expr, sweep: int) -> Expr:
+        """The body with every map that varies and waits in a sweep replaced by its definition."""
 
         def rule(term: Expr) -> Expr | None:
             if not isinstance(term, Access) or not self.facts.varies(term):
                 return None
             einsum = self.facts.definitions.get(term.tensor)
-            if einsum is None or not self.facts.waits[term.tensor] or not plain(term):
+            if einsum is None or not self._waits(term.tensor, sweep) or not plain(term):
                 return None
             if term.tensor in self.stored or isinstance(einsum.body, Reduce | Populate):
                 return None
             if any(left.step for left in einsum.left):
                 return None
             values = dict(zip(einsum.ranks, term.subscripts))
-            return self._opened(substitute(einsum.body, values))
+            return self._opened(substitute(einsum.body, values), sweep)
 
         return rewrite(body, rule)
 
     def _correction(
         self, einsum: Einsum, body: Reduce, ys: tuple[Access, ...], sweep: int
     ) -> tuple[Expr, str] | Refusal:
-        opened = self._opened(body.body)
+        opened = self._opened(body.body, sweep)
         unseen = self._unseen(body, ys, sweep)
         if unseen is not None:
             return self._refusal(einsum, opened, f"takes points that {unseen} has not seen")
@@ -288,7 +293,7 @@ class _Sweeps:
         """
         for y in ys:
             values: list[float] = []
-            start = probe(resolved(y, self.facts), self._identities(y))
+            start = self.empty.get(y.tensor, math.nan)
             candidates = [start] if math.isinf(start) or start == 0 else []
             if 0.0 not in candidates:
                 candidates.append(0.0)
@@ -305,21 +310,12 @@ class _Sweeps:
             self.singular[y] = tuple(values)
         return None
 
-    def _identities(self, y: Access) -> dict[Expr, float]:
-        full = resolved(y, self.facts)
-        return {
-            access: float(MONOIDS[self.facts.reductions[access.tensor].op].identity)
-            for access in accesses(full)
-            if access.tensor in self.facts.reductions
-            and self.facts.reductions[access.tensor].op in MONOIDS
-        }
-
     def _vanishes(self, opened: Expr, y: Access, value: float) -> bool:
         """Whether y = 0 says that every term it has seen is 0: y is a maximum of |x|."""
         body = self.facts.reductions.get(y.tensor)
         if body is None or body.op != "max" or value != 0:
             return False
-        match self._opened(body.body):
+        match self._opened(body.body, self.sweep[y.tensor]):
             case Map("abs", (Access() as x,)):
                 return probe(opened, {x: 0.0, y: 1.0}) == 0.0
             case _:

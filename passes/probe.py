@@ -7,9 +7,12 @@ reduction, that is: where nothing has been seen yet.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from attnc.ir.expr import Access, Cast, Const, Expr, Extent, Index, Map, Param
+
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
 GENERIC = (0.7310585, 1.3862943, 0.5772156, 1.6180339, 0.9159655, 1.2020569)
 """Values that no identity of elementary functions favours."""
@@ -83,8 +86,8 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
 }
 
 
-def probe(expr: Expr, values: dict[Expr, float]) -> float:
-    """The value of an expression; leaves without a value get generic ones.
+def probe(expr: Expr, values: dict[Expr, float], tensors: Mapping[str, float] = NOTHING) -> float:
+    """The value of an expression, `values` by leaf, `tensors` by name; other leaves are generic.
 
     An operation that is not in the table gives NaN: nothing is known of it, so nothing is
     assumed. NaN in an operand of max or min stays NaN.
@@ -94,17 +97,19 @@ def probe(expr: Expr, values: dict[Expr, float]) -> float:
     match expr:
         case Const(value):
             return float(value)
+        case Access(tensor) if tensor in tensors:
+            return tensors[tensor]
         case Access() | Index() | Extent() | Param():
             value = GENERIC[len(values) % len(GENERIC)]
             values[expr] = value
             return value
         case Cast(_, body):
-            return probe(body, values)
+            return probe(body, values, tensors)
         case Map("select", (condition, chosen, other)):
-            test = probe(condition, values)
-            return math.nan if math.isnan(test) else probe(chosen if test else other, values)
+            test = probe(condition, values, tensors)
+            return math.nan if math.isnan(test) else probe(chosen if test else other, values, tensors)
         case Map(op, args) if op in _FUNCTIONS:
-            parts = [probe(arg, values) for arg in args]
+            parts = [probe(arg, values, tensors) for arg in args]
             if any(math.isnan(part) for part in parts):
                 return math.nan
             return float(_FUNCTIONS[op](*parts))

@@ -9,6 +9,7 @@ import pytest
 
 import attnc
 from attnc.ir.cascade import Cascade
+from attnc.passes.report import analyze
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -67,7 +68,7 @@ def test_every_example_has_its_row() -> None:
 
 @pytest.mark.parametrize("name", PASSES)
 def test_passes_as_written(name: str) -> None:
-    counts = attnc.analyze(example(name)).passes
+    counts = analyze(example(name)).passes
     assert {rank: count for rank, count in counts.items() if count > 1} == PASSES[name]
 
 
@@ -81,7 +82,7 @@ def test_an_example_prints_as_itself(name: str) -> None:
 def test_every_quantity_has_a_number(name: str) -> None:
     cascade = example(name)
     ranks = {rank for tensor in cascade.inputs for rank in tensor.ranks}
-    report = attnc.analyze(cascade).at(dict.fromkeys(ranks, 12))
+    report = analyze(cascade).at(dict.fromkeys(ranks, 12))
     for value in (report.flops, report.bytes, *report.footprint.values()):
         assert isinstance(value, int) and value >= 0
     assert set(report.footprint) == set(report.passes)

@@ -56,8 +56,14 @@ def compile_all() -> dict[str, dict[str, Any]]:
     note("flash 40", flash(64, 32), "sm_90", "bf16", e=40, f=72)
     x = Tile("x", ("i",))
     operations = ("tanh", "log1p", "softplus", "gelu", "silu", "elu", "sign", "round", "erf",
-                  "sigmoid", "rsqrt", "floor", "sin", "relu")  # fmt: skip
-    terms = [m(op, x) for op in operations] + [m("**", x, x), m("//", x, x), m("%", x, x)]
+                  "sigmoid", "rsqrt", "floor", "relu")  # fmt: skip
+    terms = [m(op, x) for op in operations] + [
+        m("**", x, x),
+        m("**", x, Const(3)),
+        m("**", x, Const(-0.5)),
+        m("//", x, x),
+        m("%", x, x),
+    ]
     terms.append(m("uniform", Const(3), Index("i")))
     note("functions", elementwise(reduce(lambda a, b: m("+", a, b), terms)), "sm_90", "bf16")
     note("logsumexp", folded("logsumexp"), "sm_90", "f16", j=40)

@@ -157,6 +157,8 @@ def test_functions_keep_their_digits_near_zero_too(op: str, dtype: str) -> None:
     [
         (m("**", X, Y), lambda x, y: np.power(x, y)),
         (m("**", X, Const(2)), lambda x, y: x * x),
+        (m("pow", m("abs", X), Const(3.0)), lambda x, y: np.abs(x) ** 3),
+        (m("pow", m("abs", X), Const(-1.5)), lambda x, y: np.abs(x) ** -1.5),
         (m("//", X, Y), np.floor_divide),
         (m("%", X, Y), np.mod),
         (m("clip", X, Const(-1), Const(1.5)), lambda x, y: np.clip(x, -1, 1.5)),

@@ -1,0 +1,651 @@
+"""A tile program as Python source: a function a kernel, straight-line NumPy within its loops.
+
+    def kernel_0(arrays, extents, scratch, REAL, instances): ... return read, written, flops, peak
+
+The text has the arithmetic's type as an argument; which inputs must be widened to it is decided
+when it is written. Nothing of the program's text gets into it but names, behind a prefix.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+from attnc.backends.numpy_expr import (
+    TYPES,
+    Expressions,
+    Frame,
+    Held,
+    aligned,
+    into,
+    literal,
+    ordered,
+)
+from attnc.ir.algebra import MONOIDS
+from attnc.ir.cascade import Reduction
+from attnc.ir.expr import Const, Expr, Map, Param, Tile
+from attnc.ir.print_tile import print_head
+from attnc.ir.source import InvalidIR
+from attnc.ir.tile import Compute, Contract, Fold, Kernel, Load, Loop, Program, Statement, Store
+from attnc.ir.tile_blocks import Alive, Amount, Block, Size, blocks, tensors_of
+from attnc.ir.tile_facts import kind_of_tensor, names_read
+from attnc.ir.touch import Point, Run, Table, Touch, touch
+
+
+def emit(program: Program, widened: frozenset[str]) -> str:
+    """The module that runs a program; `widened` are the tensors not of the arithmetic's type."""
+    kernels = [
+        _Kernel(program, kernel, widened).write(number)
+        for number, kernel in enumerate(program.kernels)
+    ]
+    helpers = sorted({name for _, used in kernels for name in used if name != "uniform"})
+    lines = [f'"""{program.name}, as it runs on NumPy."""', "", "import numpy as np", ""]
+    if helpers:
+        lines.append(f"from attnc.backends.numpy_math import {', '.join(helpers)}")
+    if any("uniform" in used for _, used in kernels):
+        lines.append("from attnc.backends.random import uniform")
+    for own in program.reductions:
+        lines += ["", "", *_combination(own)]
+    for text, _ in kernels:
+        lines += ["", "", *text]
+    return "\n".join(lines) + "\n"
+
+
+def _combination(own: Reduction) -> list[str]:
+    """A reduction of the user's own as a function of two arrays."""
+    writer = Expressions(frozenset(), {})
+
+    def text(expr: Expr) -> str:
+        match expr:
+            case Param(name):
+                return name
+            case Const(value):
+                return literal(value)
+            case Map(op, args):
+                return writer.nested(op, [text(arg) for arg in args])
+            case _:
+                raise InvalidIR(f"reduction {own.name} holds a {type(expr).__name__}")
+
+    result = text(own.body)
+    lines = [f"def own_{own.name}(x, y):", f"    return {result}"]
+    if writer.helpers:
+        names = ", ".join(sorted(writer.helpers))
+        lines.insert(1, f"    from attnc.backends.numpy_math import {names}")
+    return lines
+
+
+class _Kernel(Expressions):
+    """Writes the function of one kernel."""
+
+    def __init__(self, program: Program, kernel: Kernel, widened: frozenset[str]) -> None:
+        axes = frozenset(axis.rank for axis in kernel.axes)
+        super().__init__(axes, {g.rank: g.tile for g in kernel.grid if g.tile > 1})
+        self.program, self.kernel, self.widened = program, kernel, widened
+        self.entries = kernel.grid
+        self.tensors = tensors_of(program)
+        self.reductions = {own.name: own for own in program.reductions}
+        self.by_rank = {axis.rank: axis for axis in kernel.axes}
+
+    def write(self, number: int) -> tuple[list[str], set[str]]:
+        """The lines of the function, and the helpers that it calls."""
+        block = blocks(self.program, self.kernel)
+        for entry in self.entries:
+            self.extent(entry.rank)
+        for axis in self.kernel.axes:
+            if axis.rank not in self.grid:
+                size = axis.extent if axis.size is None else Const(axis.size)
+                frame = Frame(0, {}, {}, {}, [], set(), 1)
+                self.frames.append(frame)
+                self.prologue.append(f"{self.size((axis.rank, 0))} = {self.scalar(size)}")
+                self.frames.pop()
+        self.depth = 2
+        self.block(block, {}, 2)
+        names = sorted({*self._touched(block)})
+        positions = [self._counter(entry.rank) for entry in self.entries]
+        views, shapes = self._views()
+        ragged = [self.size((rank, 0)) for rank in self.grid]
+        seen = [self.names.of("seen", rank) for rank in self.grid]
+        lines = [
+            f"def kernel_{number}(arrays, extents, scratch, REAL, instances):",
+            f'    """{print_head(self.kernel)}"""',
+            *(f"    {self.names.of('a', name)} = arrays[{name!r}]" for name in names),
+            *(f"    {line}" for line in self.prologue),
+            *(f"    {line}" for line in shapes),
+            "    width = REAL.itemsize",
+            "    read = written = flops = peak = 0",
+        ]
+        if not self.grid:
+            lines += [f"    {line}" for line in views]
+        else:
+            lines.append(f"    {' = '.join(seen)} = None")
+        lines.append(f"    for {', '.join(positions)}{',' if len(positions) == 1 else ''} in instances:"
+                     if positions else "    for _ in instances:")  # fmt: skip
+        for rank, tile in self.grid.items():
+            lo, hi = self.names.of("lo", rank), self.names.of("hi", rank)
+            lines.append(f"        {hi} = min({lo} + {tile}, {self.extent(rank)})")
+            lines.append(f"        {self.size((rank, 0))} = {hi} - {lo}")
+        if self.grid:
+            lines.append(f"        if ({', '.join(ragged)},) != ({', '.join(seen)},):")
+            lines += [f"            {a} = {b}" for a, b in zip(seen, ragged)]
+            lines += [f"            {line}" for line in views]
+        return [*lines, *self.lines, "    return read, written, flops, peak"], self.helpers
+
+    def _counter(self, rank: str) -> str:
+        return self.names.of("lo" if rank in self.grid else "i", rank)
+
+    def _touched(self, block: Block) -> set[str]:
+        found = {s.tensor for s in block.statements if isinstance(s, Load | Store)}
+        for inner in block.loops.values():
+            for part in inner:
+                found |= self._touched(part)
+        return found
+
+    def _views(self) -> tuple[list[str], list[str]]:
+        """The lines that lay the slots out in scratch memory, and those that ask for it."""
+        views, shapes = [], []
+        for slot in self.slots:
+            nominal = [
+                f"min({self.grid[rank]}, {self.extent(rank)})"
+                if rank in self.grid
+                else self.size((rank, 0))
+                for rank in slot.ranks
+            ]
+            actual = [self.size((rank, 0)) for rank in slot.ranks]
+            flat = f"f{slot.number}"
+            shapes.append(
+                f"{flat} = scratch.of({slot.number}, {' * '.join(nominal)}, {TYPES[slot.kind]})"
+            )
+            views.append(
+                f"s{slot.number} = {flat}[:{' * '.join(actual)}].reshape({', '.join(actual)})"
+            )
+        for size, name in self.ones.items():
+            shapes.append(f"{name} = np.ones({self.size((size[0], 0))}, REAL)")
+        return views, shapes
+
+    # Blocks
+
+    def block(self, block: Block, held: Mapping[str, Held], depth: int) -> dict[str, Held]:
+        """Write a block; gives the tiles as they stand at its end."""
+        frame = Frame(
+            block.number, dict(block.sizes), dict(held), dict(block.made), [], set(), depth
+        )
+        outer, self.lines = self.lines, []
+        self.frames.append(frame)
+        self.depth = depth
+        cuts = self._cuts(block)
+        for place, statement in enumerate(block.statements):
+            self.left = Counter(names_read(statement))
+            self.freed.clear()
+            self.dying = frozenset(name for name, end in block.last.items() if end == place)
+            dying = self.dying
+            self.line(f"# {print_head(statement)}")
+            self.statement(statement, block, place)
+            for name in dying:
+                gone = frame.held.pop(name)
+                if gone.slot is not None and name not in self.freed:
+                    gone.slot.refs -= 1
+        self._count(block)
+        self.frames.pop()
+        self.lines = [*outer, *cuts, *frame.head, *self.lines]
+        return frame.held
+
+    def _cuts(self, block: Block) -> list[str]:
+        """The lines that compute where the axes of a block are cut."""
+        lines: list[str] = []
+        pad = "    " * self.depth
+        for clip in block.clips:
+            lo, hi = self.names.of("lo", f"{clip.rank}_{block.number}"), self.stop(clip.rank)
+            lines.append(f"{pad}{lo} = {self.scalar(clip.lo)}")
+            lines.append(f"{pad}{hi} = max({lo}, {self.scalar(clip.hi)})")
+            lines.append(f"{pad}{self.count(clip.rank)} = {hi} - {lo}")
+        return lines
+
+    def _count(self, block: Block) -> None:
+        if any(block.flops.values()):
+            self.line(f"flops += {self._amount(block.flops)}")
+        peaks = [self._bytes(peak) for peak in block.peaks]
+        peaks = [peak for peak in peaks if peak]
+        if peaks:
+            self.line(f"peak = max(peak, {', '.join(peaks)})")
+
+    def _bytes(self, alive: Alive) -> str:
+        parts = (("width * ", alive.real), ("8 * ", alive.int), ("", alive.bool))
+        return " + ".join(f"{unit}({self._amount(part)})" for unit, part in parts if part)
+
+    def _amount(self, amount: Amount) -> str:
+        terms = []
+        for sizes, count in amount.items():
+            factors = [self.size(size) for size in sizes]
+            if count:
+                terms.append(" * ".join(factors if count == 1 and factors else [str(count), *factors]))
+        return " + ".join(terms)
+
+    # Statements
+
+    def statement(self, statement: Statement, block: Block, place: int) -> None:
+        match statement:
+            case Load(name):
+                self.bind(name, self.load(statement))
+            case Compute():
+                self.compute(statement)
+            case Contract():
+                self.contract(statement)
+            case Fold():
+                self.fold(statement)
+            case Store():
+                self.store(statement)
+            case Loop():
+                self.loop(statement, block.loops[place])
+
+    def bind(self, name: str, held: Held) -> None:
+        """Give a tile its value; a scalar becomes a variable."""
+        if not held.ranks:
+            code = self.names.of("t", name)
+            self.line(f"{code} = {held.code}")
+            held = replace(held, code=code)
+        self.frame.held[name] = replace(held, free=False)
+
+    def compute(self, compute: Compute) -> None:
+        held = self.value(compute.body, compute.ranks)
+        self.bind(compute.name, self.owned(held, compute.ranks))
+
+    def owned(self, held: Held, ranks: tuple[str, ...], kind: str = "") -> Held:
+        """A value as a tile of its own: where it lies if that will do, else in a slot."""
+        kind = kind or held.kind
+        if not ranks:
+            number = {"real": "float", "int": "int", "bool": "bool"}[kind]
+            return held if held.kind == kind else replace(held, code=f"{number}({held.code})")
+        sizes = tuple(self.frame.sizes[rank] for rank in ranks)
+        if held.ranks == ranks and held.kind == kind and held.sizes == sizes:
+            if held.slot is not None and not held.free:
+                held.slot.refs += 1
+            return held
+        out = self.acquire(ranks, kind)
+        self.line(f"np.copyto({out.code}, {aligned(held, ranks)})")
+        self.release(held)
+        return out
+
+    def operand(self, tile: Tile) -> Held:
+        """An operand of a product, in the type of the arithmetic."""
+        held = self.read(tile)
+        if held.kind == "real":
+            return held
+        out = self.acquire(held.ranks, "real")
+        self.line(f"np.copyto({out.code}, {held.code})")
+        self.release(held)
+        return replace(out, free=True)
+
+    def contract(self, contract: Contract) -> None:
+        over = contract.over
+        left, right = self.operand(contract.left), self.operand(contract.right)
+        rows = tuple(rank for rank in left.ranks if rank != over)
+        columns = tuple(rank for rank in right.ranks if rank != over)
+        if contract.ranks == (*columns, *rows) and rows:
+            left, right, rows, columns = right, left, columns, rows
+        if not contract.ranks:
+            self.bind(contract.name, Held(f"float(np.dot({left.code}, {right.code}))", (), "real"))
+            self.release(left, right)
+            return
+        first = self._matrix(left, (rows, (over,)))
+        second = self._matrix(right, ((over,), columns))
+        natural = (*rows, *columns)
+        out = self.acquire(natural, "real")
+        flat = self._matrix(out, (rows, columns))
+        self.line(f"np.matmul({first}, {second}, out={flat})")
+        self.release(left, right)
+        if natural != contract.ranks:
+            turned = self.acquire(contract.ranks, "real")
+            self.line(f"np.copyto({turned.code}, {ordered(out, contract.ranks)})")
+            self.release(out)
+            out = turned
+        self.bind(contract.name, out)
+
+    def _matrix(self, held: Held, groups: tuple[tuple[str, ...], ...]) -> str:
+        """A value with its axes joined in groups, an empty group leaving no axis."""
+        code = ordered(held, tuple(rank for group in groups for rank in group))
+        if all(len(group) <= 1 for group in groups):
+            return code
+        lengths = [
+            " * ".join(self.count(rank) for rank in group) for group in groups if group
+        ]
+        return f"{code}.reshape({', '.join(lengths)})"
+
+    def fold(self, fold: Fold) -> None:
+        source = self.read(fold.source)
+        kind = self.frame.made[fold.name].kind
+        axes = tuple(source.ranks.index(rank) for rank in fold.over)
+        natural = tuple(rank for rank in source.ranks if rank not in fold.over)
+        code = source.code
+        if source.kind == "bool" and kind == "int":
+            code = f"{code}.astype(np.int64)"
+        elif source.kind != "bool" and kind == "bool":
+            code = f"({code} != 0)"
+        out = self.acquire(natural, kind) if natural else None
+        listed = f"({', '.join(map(str, axes))},)"
+        if fold.op not in MONOIDS:
+            own = self.reductions[fold.op]
+            identity = self.scalar(own.identity)
+            call = f"{self.helper('folded')}(own_{own.name}, {code}, {listed}, {identity})"
+            written = f"np.copyto({out.code}, {call})" if out else ""
+        elif fold.op == "logsumexp":
+            call = f"{self.helper('logsumexp')}({code}, {listed})"
+            written = into(call, out.code) if out else ""
+        elif fold.op == "sum" and kind == "real" and len(source.ranks) == 2 and len(axes) == 1:
+            # Twice as fast as np.add.reduce along rows of a tile's length.
+            ones = self._ones(self.frame.sizes[fold.over[0]])
+            call = f"np.matmul({code}, {ones})" if axes[0] == 1 else f"np.matmul({ones}, {code})"
+            written = into(call, out.code) if out else ""
+        else:
+            start = "" if kind == "bool" else f", initial={self._identity(fold.op, kind)}"
+            axis = axes[0] if len(axes) == 1 else axes
+            call = f"{MONOIDS[fold.op].numpy}.reduce({code}, axis={axis}{start})"
+            written = into(call, out.code) if out else ""
+        self.release(source)
+        if out is None:
+            number = {"real": "float", "int": "int", "bool": "bool"}[kind]
+            self.bind(fold.name, Held(f"{number}({call})", (), kind))
+            return
+        self.line(written)
+        if natural != fold.ranks:
+            turned = self.acquire(fold.ranks, kind)
+            self.line(f"np.copyto({turned.code}, {ordered(out, fold.ranks)})")
+            self.release(out)
+            out = turned
+        self.bind(fold.name, out)
+
+    def _identity(self, op: str, kind: str) -> str:
+        value = MONOIDS[op].identity
+        if kind == "int":
+            return {
+                "max": "np.iinfo(np.int64).min", "min": "np.iinfo(np.int64).max",
+            }.get(op, str(int(value) if abs(value) < 2 else 0))  # fmt: skip
+        return literal(value)
+
+    def _ones(self, size: Size) -> str:
+        name = self.names.of("ones", size[0])
+        self.ones[(size[0], 0)] = name
+        return f"{name}[:{self.size(size)}]" if size[1] else name
+
+    # Memory
+
+    def load(self, load: Load) -> Held:
+        tensor = self.tensors[load.tensor]
+        kind = kind_of_tensor(tensor)
+        touched = touch(load, tensor, self.by_rank)
+        array = self.names.of("a", load.tensor)
+        wide = load.tensor in self.widened
+        sizes = tuple(self.frame.sizes[rank] for rank in load.ranks)
+        if not load.ranks:
+            code = self._element(array, touched, kind)
+            return Held(code, (), kind)
+        name = self.names.of("t", load.name)
+        if touched.direct:
+            view, ranks = (
+                self._gather(array, touched, load.ranks, guarded=False)
+                if touched.scattered
+                else self._view(array, touched)
+            )
+            self.line(f"{name} = {ordered(Held(view, ranks, kind), load.ranks)}")
+            self.line(f"read += {name}.nbytes")
+            if not wide:
+                return Held(name, load.ranks, kind, sizes=sizes)
+            out = self.acquire(load.ranks, kind)
+            self.line(f"np.copyto({out.code}, {name})")
+            return out
+        out = self.acquire(load.ranks, kind)
+        if touched.once or touched.cut:
+            self.line(f"{out.code}.fill(0)")
+        if touched.once:
+            self.line(f"if {self._all(touched.once)}:")
+            self.depth += 1
+        target = out.code
+        if touched.scattered:
+            view, ranks = self._gather(array, touched, load.ranks, guarded=True)
+        else:
+            view, ranks, places = self._cut_view(array, touched, name)
+            if places:
+                slices = ", ".join(places.get(rank, ":") for rank in load.ranks)
+                target = f"{out.code}[{slices}]"
+        self.line(f"{name} = {ordered(Held(view, ranks, kind), load.ranks)}")
+        self.line(f"read += {name}.nbytes")
+        self.line(f"np.copyto({target}, {name})")
+        if touched.tests:
+            fails = self.mask(touched.tests, load.ranks, fails=True)
+            self.line(f"np.copyto({out.code}, 0, where={aligned(fails, load.ranks)})")
+            self.release(fails)
+        if touched.once:
+            self.depth -= 1
+        return out
+
+    def _all(self, tests: tuple[Expr, ...]) -> str:
+        return " and ".join(self.scalar(test) for test in tests)
+
+    def _element(self, array: str, touched: Touch, kind: str) -> str:
+        """One element of a tensor as a number."""
+        places = ", ".join(self.scalar(p.position) for p in touched.parts if isinstance(p, Point))
+        number, zero = {"real": ("float", "0.0"), "int": ("int", "0"), "bool": ("bool", "False")}[kind]
+        code = f"{number}({array}[{places or '()'}])"
+        if not touched.once:
+            self.line(f"read += {array}.itemsize")
+            return code
+        test = self._all(touched.once)
+        self.line(f"read += {array}.itemsize if {test} else 0")
+        return f"({code} if {test} else {zero})"
+
+    def _sum(self, start: Expr, offset: str) -> str:
+        code = self.scalar(start)
+        if offset == "0":
+            return code
+        return offset if code == "0" else f"{code} + {offset}"
+
+    def _range(self, run: Run) -> str:
+        if run.whole and run.rank not in self.grid and not self.frame.sizes[run.rank][1]:
+            return ":"
+        start = self.scalar(run.start)
+        if run.step == 1:
+            return f"{self._sum(run.start, self.first(run.rank))}:{self._sum(run.start, self.stop(run.rank))}"
+        first = self._sum(run.start, f"{run.step} * {self.first(run.rank)}")
+        return f"{first}:{start} + {run.step} * {self.stop(run.rank)}:{run.step}"
+
+    def _view(self, array: str, touched: Touch) -> tuple[str, tuple[str, ...]]:
+        """A view by points and ranges, and the ranks of its axes."""
+        places, ranks = [], []
+        for part in touched.parts:
+            if isinstance(part, Point):
+                places.append(self.scalar(part.position))
+            elif isinstance(part, Run):
+                places.append(self._range(part))
+                ranks.append(part.rank)
+        while places and places[-1] == ":":
+            places.pop()
+        return f"{array}[{', '.join(places)}]" if places else array, tuple(ranks)
+
+    def _cut_view(
+        self, array: str, touched: Touch, name: str
+    ) -> tuple[str, tuple[str, ...], dict[str, str]]:
+        """A view of what lies inside, and where in the tile it goes, by rank."""
+        places, ranks, into_tile = [], [], {}
+        for number, part in enumerate(touched.parts):
+            if isinstance(part, Point):
+                places.append(self.scalar(part.position))
+                continue
+            assert isinstance(part, Run)
+            ranks.append(part.rank)
+            if part.inside:
+                places.append(self._range(part))
+                continue
+            at, lo, hi = f"{name}_at{number}", f"{name}_lo{number}", f"{name}_hi{number}"
+            self.line(f"{at} = {self._sum(part.start, self.first(part.rank))}")
+            self.line(f"{lo} = max({at}, 0)")
+            end = self._sum(part.start, self.stop(part.rank))
+            self.line(f"{hi} = max({lo}, min({end}, {array}.shape[{number}]))")
+            places.append(f"{lo}:{hi}")
+            into_tile[part.rank] = f"{lo} - {at}:{hi} - {at}"
+        return f"{array}[{', '.join(places)}]", tuple(ranks), into_tile
+
+    def _gather(
+        self, array: str, touched: Touch, order: tuple[str, ...], guarded: bool
+    ) -> tuple[str, tuple[str, ...]]:
+        """The elements at computed positions, those axes first."""
+        view, places, shared, free = self._tables(array, touched, order)
+        guard = ", True" if guarded else ", False"
+        return f"{self.helper('gathered')}({view}, ({', '.join(places)},){guard})", (*shared, *free)
+
+    def _tables(
+        self, array: str, touched: Touch, order: tuple[str, ...]
+    ) -> tuple[str, list[str], tuple[str, ...], tuple[str, ...]]:
+        """A view with the axes looked up by position first, the positions, and the ranks."""
+        subscripts: list[str] = []
+        axes: list[Run | Table] = []
+        for part in touched.parts:
+            match part:
+                case Point(position):
+                    subscripts.append(self.scalar(position))
+                case Run():
+                    subscripts.append(self._range(part))
+                    axes.append(part)
+                case Table():
+                    subscripts.append(":")
+                    axes.append(part)
+        tables = [part for part in axes if isinstance(part, Table)]
+        runs = [part for part in axes if isinstance(part, Run)]
+        held = [self.value(part.position, order) for part in tables]
+        shared = tuple(rank for rank in order if any(rank in value.ranks for value in held))
+        view = f"{array}[{', '.join(subscripts)}]"
+        turned = [axes.index(part) for part in (*tables, *runs)]
+        if turned != sorted(turned):
+            view += f".transpose({', '.join(map(str, turned))})"
+        codes = [aligned(value, shared) for value in held]
+        self.release(*held)
+        return view, codes, shared, tuple(run.rank for run in runs)
+
+    def store(self, store: Store) -> None:
+        tensor = self.tensors[store.tensor]
+        touched = touch(store, tensor, self.by_rank)
+        array = self.names.of("a", store.tensor)
+        source = self.read(store.source)
+        if touched.once:
+            self.line(f"if {self._all(touched.once)}:")
+            self.depth += 1
+        if not source.ranks:
+            places = ", ".join(
+                self.scalar(p.position) for p in touched.parts if isinstance(p, Point)
+            )
+            self.line(f"{array}[{places or '()'}] = {source.code}")
+            self.line(f"written += {array}.itemsize")
+        elif touched.scattered:
+            mask = Held("True", (), "bool")
+            if touched.tests:
+                mask = self.mask(touched.tests, source.ranks, fails=False)
+            view, places_, shared, free = self._tables(array, touched, source.ranks)
+            test = aligned(mask, shared)
+            self.release(mask)
+            values = ordered(source, (*shared, *free))
+            self.line(
+                f"{self.helper('scattered')}({view}, ({', '.join(places_)},), {values}, {test})"
+            )
+            self.line(f"written += {source.code}.size * {array}.itemsize")
+        else:
+            name = self.names.of("out", store.tensor)
+            view, ranks, places = self._cut_view(array, touched, name)
+            code = source.code
+            if places:
+                code = f"{code}[{', '.join(places.get(rank, ':') for rank in source.ranks)}]"
+            value = ordered(replace(source, code=code), ranks)
+            self.line(f"{name} = {view}")
+            if touched.tests:
+                mask = self.mask(touched.tests, source.ranks, fails=False)
+                test = aligned(mask, source.ranks)
+                if places:
+                    test = f"np.broadcast_to({test}, {source.code}.shape)"
+                    test += f"[{', '.join(places.get(rank, ':') for rank in source.ranks)}]"
+                    test = ordered(Held(test, source.ranks, "bool"), ranks)
+                else:
+                    test = aligned(mask, ranks)
+                self.line(f"np.copyto({name}, {value}, casting='unsafe', where={test})")
+                self.release(mask)
+            else:
+                self.line(f"{name}[...] = {value}")
+            self.line(f"written += {name}.nbytes")
+        if touched.once:
+            self.depth -= 1
+        self.release(source)
+
+    # Loops
+
+    def loop(self, loop: Loop, parts: tuple[Block, ...]) -> None:
+        frame = self.frame
+        states: dict[str, Held] = {}
+        self.dying = frozenset()
+        for state in loop.carried:
+            kind = frame.made[state.name].kind
+            held = self.owned(self.value(state.init, state.ranks), state.ranks, kind)
+            if state.ranks and (held.slot is None or held.slot.refs > 1):
+                shared, held = held.slot, self._copied(held, state.ranks, kind)
+                if shared is not None:
+                    shared.refs -= 1
+            self.bind(state.name, held)
+            states[state.name] = frame.held[state.name]
+        bounds = [(self.scalar(part.lo), self.scalar(part.hi)) for part in loop.segments]
+        for segment, part, (lo, hi) in zip(loop.segments, parts, bounds):
+            if segment.note:
+                self.line(f"# {segment.note}")
+            counter = self.names.of("i", loop.rank)
+            self.line(f"for {counter} in range({lo}, {hi}):")
+            refs = {slot.number: slot.refs for slot in self.slots}
+            depth = self.depth
+            self.inside(part, {**frame.held, **states}, loop, segment.after, states)
+            self.depth = depth
+            for slot in self.slots:
+                slot.refs = refs.get(slot.number, 0)
+        self.freed.clear()
+        frame.held.update(states)
+
+    def inside(
+        self,
+        part: Block,
+        held: dict[str, Held],
+        loop: Loop,
+        after: tuple[str, ...],
+        states: dict[str, Held],
+    ) -> None:
+        """The body of a segment, and at its end the states' move to their new values."""
+        mark = len(self.lines)
+        final = self.block(part, held, self.depth + 1)
+        if len(self.lines) == mark:
+            self.line("pass")
+        self.frames.append(
+            Frame(part.number, dict(part.sizes), final, dict(part.made), [], set(), self.depth)
+        )
+        numbers: list[tuple[str, str]] = []
+        moves: dict[str, str] = {}
+        taken = {value.slot.number for name, value in held.items()
+                 if value.slot is not None and name not in states}  # fmt: skip
+        for state, name in zip(loop.carried, after):
+            old, new = states[state.name], final[name]
+            if not state.ranks:
+                numbers.append((old.code, self.owned(new, (), old.kind).code))
+                continue
+            movable = (
+                new.slot is not None and new.slot.number not in taken
+                and new.slot.ranks == state.ranks == new.ranks and new.kind == old.kind
+            )  # fmt: skip
+            if not movable:
+                new = self._copied(replace(new, free=False), state.ranks, old.kind)
+            assert new.slot is not None
+            taken.add(new.slot.number)
+            moves[old.code] = new.code
+        # A buffer that a state left goes where one was taken: the buffers change places.
+        left = [code for code in moves if code not in moves.values()]
+        bare = [code for code in moves.values() if code not in moves]
+        pairs = [*numbers, *moves.items(), *zip(bare, left)]
+        pairs = [(new, old) for new, old in pairs if new != old]
+        if pairs:
+            self.line(f"{', '.join(new for new, _ in pairs)} = {', '.join(o for _, o in pairs)}")
+        self.frames.pop()
+
+    def _copied(self, held: Held, ranks: tuple[str, ...], kind: str) -> Held:
+        out = self.acquire(ranks, kind)
+        self.line(f"np.copyto({out.code}, {aligned(held, ranks)})")
+        return out

@@ -1,0 +1,205 @@
+"""Runs a tile program with NumPy: the instances of each kernel over threads, everything counted."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
+
+from attnc.backends.binding import evaluate_extent
+from attnc.backends.numpy_source import emit
+from attnc.ir.algebra import BYTES
+from attnc.ir.cascade import FLOATS, Tensor
+from attnc.ir.source import InvalidIR
+from attnc.ir.tile import Kernel, Program
+
+Array = npt.NDArray[Any]
+KernelFunction = Callable[..., tuple[int, int, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What one call did: bytes loaded and stored, operations, and the most bytes that tiles of
+    one instance of a grid held at a time."""
+
+    bytes_read: int = 0
+    bytes_written: int = 0
+    flops: int = 0
+    peak_live_bytes: int = 0
+
+
+class Scratch:
+    """Memory for tiles, kept from call to call; one thread uses it at a time."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[int, Array] = {}
+
+    def of(self, number: int, count: int, dtype: npt.DTypeLike) -> Array:
+        """At least `count` elements, at an address that is a multiple of 64."""
+        buffer = self.buffers.get(number)
+        if buffer is None or buffer.size < count or buffer.dtype != dtype:
+            wanted = np.dtype(dtype)
+            raw = np.empty(count * wanted.itemsize + 64, np.uint8)
+            start = -raw.ctypes.data % 64
+            buffer = raw[start : start + count * wanted.itemsize].view(wanted)
+            self.buffers[number] = buffer
+        return buffer
+
+
+class Executable:
+    """A tile program as compiled Python.
+
+    `threads` is how many run at a time, by default as many as this process has processors. The
+    text in `source` is that for inputs of float32 (or all of float64) and int32; other mixtures
+    are written when they first come.
+    """
+
+    def __init__(self, program: Program, threads: int | None = None) -> None:
+        self.program = program
+        self.threads = threads or available()
+        self.counters = Counters()
+        self._inputs = {tensor.name: tensor for tensor in program.inputs}
+        usual = frozenset(t.name for t in self._tensors() if t.dtype == "int")
+        self.source = emit(program, usual)
+        self._modules: dict[frozenset[str], list[KernelFunction]] = {
+            usual: _functions(program, self.source)
+        }
+        self._idle: dict[int, list[Scratch]] = {n: [] for n in range(len(program.kernels))}
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return (*self.program.inputs, *self.program.outputs, *self.program.buffers)
+
+    def run(self, arrays: Mapping[str, Array], extents: Mapping[str, int]) -> dict[str, Array]:
+        """The outputs by name; `extents` holds the extent of every rank of the inputs."""
+        extents = dict(extents)
+        for decl in self.program.ranks:
+            if decl.name not in extents:
+                extents[decl.name] = int(evaluate_extent(decl.extent, extents, {}))
+        memory = dict(arrays)
+        floats = [memory[t.name].dtype for t in self.program.inputs if t.dtype in FLOATS]
+        real = np.dtype(np.float64 if np.dtype(np.float64) in floats else np.float32)
+        first = floats[0] if floats else real
+        for tensor in (*self.program.outputs, *self.program.buffers):
+            shape = tuple(extents[rank] for rank in tensor.ranks)
+            own = real if tensor in self.program.buffers and tensor.dtype == "float" else first
+            memory[tensor.name] = np.zeros(shape, dtype_of(tensor, own))
+        functions = self._compiled(memory, real)
+        total = Counters()
+        for number, kernel in enumerate(self.program.kernels):
+            for counts in self._launch(number, kernel, functions[number], memory, extents, real):
+                total = Counters(
+                    total.bytes_read + counts[0],
+                    total.bytes_written + counts[1],
+                    total.flops + counts[2],
+                    max(total.peak_live_bytes, counts[3]),
+                )
+        self.counters = total
+        return {tensor.name: memory[tensor.name] for tensor in self.program.outputs}
+
+    def _compiled(self, memory: Mapping[str, Array], real: np.dtype[Any]) -> list[KernelFunction]:
+        """The kernels for these types: what is not of the arithmetic's own type is widened."""
+        arithmetic = {"int": np.dtype(np.int64), "bool": np.dtype(np.bool_)}
+        widened = frozenset(
+            tensor.name
+            for tensor in self._tensors()
+            if memory[tensor.name].dtype != arithmetic.get(tensor.dtype, real)
+        )
+        if widened not in self._modules:
+            self._modules[widened] = _functions(self.program, emit(self.program, widened))
+        return self._modules[widened]
+
+    def _launch(
+        self,
+        number: int,
+        kernel: Kernel,
+        function: KernelFunction,
+        memory: Mapping[str, Array],
+        extents: Mapping[str, int],
+        real: np.dtype[Any],
+    ) -> list[tuple[int, int, int, int]]:
+        """Run one kernel; each thread takes the next instance when it has done one."""
+        ranges = [range(0, extents[entry.rank], entry.tile) for entry in kernel.grid]
+        instances: deque[tuple[int, ...] | None] = deque(product(*ranges))
+        workers = min(self.threads, len(instances))
+        instances.extend([None] * workers)
+
+        def work() -> tuple[int, int, int, int]:
+            idle = self._idle[number]
+            try:
+                scratch = idle.pop()
+            except IndexError:
+                scratch = Scratch()
+            with np.errstate(all="ignore"):
+                counts = function(memory, extents, scratch, real, iter(instances.popleft, None))
+            idle.append(scratch)
+            return counts
+
+        if workers <= 1:
+            # One instance alone may have all of BLAS's threads, unless only one was asked for.
+            with nullcontext() if self.threads > 1 else one_blas_thread():
+                return [work() for _ in range(workers)]
+        with one_blas_thread():
+            futures = [pool(self.threads).submit(work) for _ in range(workers - 1)]
+            counts = [work()]
+            return counts + [future.result() for future in futures]
+
+
+def _functions(program: Program, source: str) -> list[KernelFunction]:
+    """The kernels of an emitted module; the text is this package's own in every part."""
+    namespace: dict[str, Any] = {}
+    exec(compile(source, f"<{program.name} on NumPy>", "exec"), namespace)
+    return [namespace[f"kernel_{number}"] for number in range(len(program.kernels))]
+
+
+def dtype_of(tensor: Tensor, default: np.dtype[Any]) -> np.dtype[Any]:
+    """The type of an output's array; types that NumPy lacks are held in float32."""
+    match tensor.dtype:
+        case "float":
+            return default
+        case "f16":
+            return np.dtype(np.float16)
+        case "f64":
+            return np.dtype(np.float64)
+        case "int":
+            return np.dtype(np.int32)
+        case "bool":
+            return np.dtype(np.bool_)
+        case _ if tensor.dtype in BYTES:
+            return np.dtype(np.float32)
+        case _:
+            raise InvalidIR(f"{tensor.name} has the unknown type {tensor.dtype}")
+
+
+def available() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def pool(threads: int) -> ThreadPoolExecutor:
+    """Threads beside the calling one, kept for all calls."""
+    return ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="attnc")
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Hold BLAS to the calling thread, since the grid has the others."""
+    return _blas().limit(limits=1, user_api="blas")
+
+

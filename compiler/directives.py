@@ -1,0 +1,127 @@
+"""Schedules: the lines that fix how a cascade is mapped."""
+
+from __future__ import annotations
+
+from attnc import syntax
+from attnc.ir.cascade import Cascade, Directive, base
+from attnc.ir.expr import Expr
+from attnc.ir.source import Source, Span, nearest
+from attnc.names import Names
+from attnc.terms import Terms
+from attnc.typed import INT, Abandoned, Errors
+
+_WITH_RANK_AND_SIZE = ("tile", "split")
+_WITH_RANKS = ("parallel", "stream")
+_WITH_NUMBER = ("warps", "stages")
+VERBS = (*_WITH_RANK_AND_SIZE, *_WITH_RANKS, *_WITH_NUMBER)
+
+
+def read_schedule(
+    text: syntax.ScheduleText, cascade: Cascade, source: Source, errors: Errors
+) -> tuple[Directive, ...]:
+    """The directives of a schedule over the ranks and parameters of its cascade."""
+    reader = _Reader(cascade, source, errors)
+    found = []
+    for line in text.lines:
+        if isinstance(line, syntax.DirectiveLine):
+            try:
+                found.append(reader.directive(line))
+            except Abandoned:
+                continue
+    return tuple(found)
+
+
+class _Reader:
+    def __init__(self, cascade: Cascade, source: Source, errors: Errors) -> None:
+        self.source = source
+        self.errors = errors
+        self.cascade = cascade
+        ranks = [rank for tensor in cascade.inputs for rank in tensor.ranks]
+        self.ranks = dict.fromkeys(
+            [*cascade.batch, *ranks, *(decl.name for decl in cascade.ranks),
+             *(base(rank) for einsum in cascade.einsums for rank in einsum.ranks)]
+        )  # fmt: skip
+        self.params = {param.name: param for param in cascade.params}
+        self.seen: set[tuple[str, str]] = set()
+
+    def span(self, node: syntax.Node) -> Span:
+        return Span(self.source, node.start, node.end)
+
+    def refuse(self, message: str, node: syntax.Node, code: str = "E050", help: str = "") -> None:
+        self.errors.add(message, self.span(node), code=code, help=help)
+        raise Abandoned
+
+    def directive(self, line: syntax.DirectiveLine) -> Directive:
+        verb = line.verb.text
+        if verb not in VERBS:
+            self.refuse(f"no directive {verb!r}", line.verb, "E010",
+                        nearest(verb, VERBS) or f"there are {', '.join(VERBS)}")  # fmt: skip
+        if verb in _WITH_NUMBER:
+            if len(line.operands) != 1 or line.by is not None:
+                self.refuse(f"{verb} takes one number", line, help=f"write {verb} 4")
+            self.once(verb, "", line)
+            value = self.value(line.operands[0])
+            return Directive(verb, (), value, self.span(line))
+        ranks = tuple(self.rank(operand) for operand in line.operands)
+        for rank in ranks:
+            self.once(verb, rank, line)
+        if verb in _WITH_RANKS:
+            if line.by is not None:
+                self.refuse(f"{verb} takes ranks and no size", line.by)
+            return Directive(verb, ranks, None, self.span(line))
+        if len(ranks) != 1 or line.by is None:
+            self.refuse(f"{verb} takes one rank and a size", line, help=f"write {verb} m by 64")
+        assert line.by is not None
+        return Directive(verb, ranks, self.value(line.by), self.span(line))
+
+    def once(self, verb: str, rank: str, line: syntax.DirectiveLine) -> None:
+        if (verb, rank) in self.seen:
+            self.refuse(f"{verb} {rank}".rstrip() + " stands twice", line, "E011")
+        self.seen.add((verb, rank))
+
+    def rank(self, term: syntax.Term) -> str:
+        match term:
+            case syntax.Name(_, _, text) if text in self.ranks:
+                return text
+            case syntax.Name(_, _, text):
+                self.refuse(f"{self.cascade.name} has no rank {text!r}", term, "E010",
+                            nearest(text, list(self.ranks)))  # fmt: skip
+            case _:
+                self.refuse("a rank is expected here", term)
+        raise Abandoned
+
+    def value(self, term: syntax.Term) -> Expr | None:
+        """A size: a number, an expression of parameters, or None for `auto`."""
+        if isinstance(term, syntax.Name) and term.text == "auto":
+            return None
+        names = Names(_NoFunctions(self.source), (), (), (), (), self.errors)
+        names.params = self.params
+        names.defaults = True
+        typed = Terms(names, self.errors).of(term)
+        if typed.kind != INT or not typed.scalar:
+            self.refuse("a size is a number, a parameter or auto", term)
+        if typed.value is not None and typed.value < 1:
+            self.refuse("a size is at least 1", term)
+        return typed.expr
+
+
+class _NoFunctions:
+    """The library of a schedule: it has none."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def function(self, name: str) -> None:
+        return None
+
+    def reduction(self, name: str) -> None:
+        return None
+
+    def is_tensor_function(self, name: str) -> bool:
+        return False
+
+    def checked(self, name: str, span: Span) -> None:
+        return None
+
+    def functions(self) -> list[str]:
+        return []
