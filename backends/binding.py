@@ -112,7 +112,9 @@ def declared_extents(
     known = dict(extents)
     for decl in cascade.ranks:
         value = evaluate_extent(decl.extent, known, params)
-        if value != int(value) or not 0 <= value <= LARGEST:
+        if value > LARGEST:
+            raise CallError(f"rank {decl.name} would have more than 2**62 positions")
+        if not 0 <= value <= LARGEST or value != int(value):
             raise CallError(f"rank {decl.name} would have {value} positions")
         known[decl.name] = int(value)
     return {decl.name: known[decl.name] for decl in cascade.ranks}
@@ -137,6 +139,8 @@ def evaluate_extent(expr: Expr, extents: Mapping[str, int], params: Mapping[str,
                 raise CallError(f"an extent divides by zero: {op} of {values}") from None
             except OverflowError:
                 raise CallError(f"an extent is too large: {op} of {values}") from None
+            except ValueError:
+                raise CallError(f"an extent has no value: {op} of {values}") from None
         case _:
             raise CallError("an extent is made of extents, parameters and numbers")
 
@@ -157,8 +161,10 @@ def _apply(op: str, values: list[Scalar]) -> Scalar:
         case "%", [a, b]:
             return a % b
         case (("**" | "pow"), [a, b]):
-            if abs(b) > 4096:
+            if abs(b) > 4096 or abs(a) > LARGEST:
                 raise OverflowError
+            if a < 0 and b != int(b):
+                raise CallError(f"an extent has no value: {a} to the power of {b}")
             result: Scalar = a**b
             return result
         case "neg", [a]:
@@ -175,9 +181,9 @@ def _apply(op: str, values: list[Scalar]) -> Scalar:
             return round(a)
         case "abs", [a]:
             return abs(a)
-        case "sqrt", [a] if a >= 0:
+        case "sqrt", [a]:
             return math.sqrt(a)
-        case "log2", [a] if a > 0:
+        case "log2", [a]:
             return math.log2(a)
         case "select", [condition, a, b]:
             return a if condition else b

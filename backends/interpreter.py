@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -276,20 +277,29 @@ class _Run:
     # -- reductions
 
     def _reduce(self, reduce: Reduce) -> Val:
-        value = self._eval(reduce.body)
-        if reduce.where is not None:
-            value = _where(value, self._eval(reduce.where))
+        value = self._operand(reduce, reduce.ranks)
         kept = tuple(rank for rank in value.ranks if rank not in reduce.ranks)
         data, mask = _aligned(value, (*kept, *reduce.ranks))
-        sizes = tuple(len(self.positions[rank]) for rank in reduce.ranks)
+        sizes = tuple(self._extent(rank) for rank in reduce.ranks)
+        points = prod(sizes)
         lead = tuple(data.shape[: len(kept)])
-        data = np.broadcast_to(data, (*lead, *sizes)).reshape((*lead, -1))
+        data = np.broadcast_to(data, (*lead, *sizes)).reshape((*lead, points))
         if mask is not None:
             lead = np.broadcast_shapes(lead, mask.shape[: len(kept)])
-            data = np.broadcast_to(data, (*lead, data.shape[-1]))
-            mask = np.broadcast_to(mask, (*lead, *sizes)).reshape((*lead, -1))
+            data = np.broadcast_to(data, (*lead, points))
+            mask = np.broadcast_to(mask, (*lead, *sizes)).reshape((*lead, points))
         result = Val(kept, self._folded(reduce.op, data, mask))
         return _where(result, self._reachable(reduce.body, frozenset(reduce.ranks)))
+
+    def _operand(self, term: Reduce | Populate, ranks: tuple[str, ...]) -> Val:
+        """What a reduction ranges over: its own ranks whole, whatever is at hand outside it."""
+        outer = self.positions
+        self.positions = {**outer, **{rank: np.arange(self._extent(rank)) for rank in ranks}}
+        value = self._eval(term.body)
+        if term.where is not None:
+            value = _where(value, self._eval(term.where))
+        self.positions = outer
+        return value
 
     def _folded(self, op: str, data: Array, mask: Array | None) -> Array:
         if op not in MONOIDS:
@@ -354,7 +364,7 @@ class _Run:
             case Access(tensor, subscripts):
                 result = Val((), np.asarray(True))
                 for subscript, size in zip(subscripts, self.tensors[tensor][0].shape):
-                    if isinstance(subscript, Index) or free_ranks(subscript) & reduced:
+                    if free_ranks(subscript) & reduced:
                         continue
                     index = self._eval(subscript)
                     inside = Val(index.ranks, (index.data >= 0) & (index.data < size), index.mask)
@@ -377,29 +387,28 @@ class _Run:
     # -- points chosen by value
 
     def _populate(self, populate: Populate) -> Val:
-        value = self._eval(populate.body)
-        if populate.where is not None:
-            value = _where(value, self._eval(populate.where))
         rank = populate.rank
+        value = self._operand(populate, (rank,))
         kept = tuple(r for r in value.ranks if r != rank)
         data, mask = _aligned(value, (*kept, rank))
-        shape = (*data.shape[:-1], len(self.positions[rank]))
+        shape = (*data.shape[:-1], self._extent(rank))
         data = np.broadcast_to(data, shape).astype(np.float64)
         mask = np.ones(shape, np.bool_) if mask is None else np.broadcast_to(mask, shape)
         descending = populate.op in ("argtop", "argmax", "rankof")
         order = np.lexsort((-data if descending else data, ~mask), axis=-1)
         there = np.take_along_axis(mask, order, axis=-1)
         if populate.op == "rankof":
-            return Val((*kept, rank), np.argsort(order, axis=-1, kind="stable"), mask)
-        chosen = self.positions[rank][order]
+            at = self.positions[rank]
+            places = np.argsort(order, axis=-1, kind="stable")
+            return Val((*kept, rank), places[..., at], mask[..., at])
         if populate.slot is None:
             pad = [(0, 0)] * len(kept) + [(0, 1)]
-            first, exists = np.pad(chosen, pad)[..., 0], np.pad(there, pad)[..., 0]
+            first, exists = np.pad(order, pad)[..., 0], np.pad(there, pad)[..., 0]
             return Val(kept, first, exists)
         slots = self.positions[populate.slot]
         pad = [(0, 0)] * len(kept) + [(0, max(0, int(slots.max(initial=-1)) + 1 - shape[-1]))]
         return Val(
-            (*kept, populate.slot), np.pad(chosen, pad)[..., slots], np.pad(there, pad)[..., slots]
+            (*kept, populate.slot), np.pad(order, pad)[..., slots], np.pad(there, pad)[..., slots]
         )
 
 

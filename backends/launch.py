@@ -93,18 +93,20 @@ def interpreted() -> bool:
 
 
 def _mend_interpreter() -> None:
-    """Let Triton's interpreter multiply bfloat16 matrices and loop up to a computed bound.
+    """Let Triton's interpreter do three things that the compiler does.
 
     It keeps bfloat16 as 16-bit integers and, up to 3.9 at least, multiplies those integers
-    (triton-lang/triton#11584); widened to float32 first, the products are exact. Up to 3.6 it
-    takes a loop's bound from an array of one element in a way that NumPy 2.4 refuses.
+    (triton-lang/triton#11584); widened to float32 first, the products are exact. It spreads a
+    scalar condition over a tile as a tile of numbers, which cannot be joined with others. Up to
+    3.6 it takes a loop's bound from an array of one element in a way that NumPy 2.4 refuses.
     """
     language = importlib.import_module("triton.language")
     interpreter: Any = importlib.import_module("triton.runtime.interpreter")
     builder: Any = interpreter.InterpreterBuilder
     if getattr(builder, "mended", False):
         return
-    multiply, patch = builder.create_dot, interpreter._patch_lang_tensor
+    multiply, splat = builder.create_dot, builder.create_splat
+    patch = interpreter._patch_lang_tensor
 
     def widened(handle: Any) -> Any:
         if handle.dtype.scalar != language.bfloat16 or handle.data.dtype != numpy.uint16:
@@ -115,11 +117,16 @@ def _mend_interpreter() -> None:
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return multiply(self, widened(a), widened(b), *rest)
 
+    def create_splat(self: Any, kind: Any, handle: Any) -> Any:
+        if handle.data.dtype != numpy.bool_:
+            return splat(self, kind, handle)
+        return interpreter.TensorHandle(numpy.full(kind.shape, handle.data), language.int1)
+
     def patch_tensor(tensor: Any, scope: Any) -> None:
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
-    builder.create_dot = create_dot
+    builder.create_dot, builder.create_splat = create_dot, create_splat
     interpreter._patch_lang_tensor = patch_tensor
     builder.mended = True
 

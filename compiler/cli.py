@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from attnc import __version__
-from attnc.ir.source import CallError, CompileError
+from attnc.ir.source import CallError, CompileError, InvalidIR
 
 if TYPE_CHECKING:
     import numpy as np
@@ -436,6 +436,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except InvalidIR as error:
+        click.echo(f"this is a fault of attnc, not of what it was given: {error}", err=True)
+        return 1
+    except MemoryError as error:
+        click.echo(f"error: not enough memory: {error}", err=True)
+        return 1
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return INTERRUPTED

@@ -24,7 +24,33 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _WORDS = frozenset(("and", "or", "not", "where", "identity", "by"))
-_NO_OPERAND = frozenset("( [ , ; : = + - * / // % ** == != < <= > >= ->".split()) | _WORDS
+_NO_OPERAND = (
+    frozenset(
+        [
+            "(",
+            "[",
+            ",",
+            ";",
+            ":",
+            "=",
+            "+",
+            "-",
+            "*",
+            "/",
+            "//",
+            "%",
+            "**",
+            "==",
+            "!=",
+            "<",
+            "<=",
+            ">",
+            ">=",
+            "->",
+        ]
+    )
+    | _WORDS
+)
 """After one of these a minus is a sign, and a bracket opens an expression."""
 
 
@@ -67,10 +93,8 @@ def _rows(source: Source, lines: list[Line]) -> Iterator[_Row]:
 
 def _between(text: str) -> Iterator[_Row]:
     """The comments and blank lines of a text that holds nothing else."""
-    *whole, _ = text.split("\n") if text.endswith("\n") or not text.strip() else (text + "\n").split(
-        "\n"
-    )
-    for line in whole:
+    *whole, last = text.split("\n")
+    for line in (*whole, last) if last.strip() else whole:
         comment = line.strip()
         yield _Row(0 if line.startswith("#") else 1, comment) if comment else _BLANK
 
@@ -132,7 +156,7 @@ def _joined(tokens: list[tuple[str, str]], depth: int) -> str:
     """Tokens with the spaces between them; lines broken inside brackets stay broken."""
     out: list[str] = []
     brackets: list[str] = []
-    before, sign, tight = "", False, False
+    before, last, sign, tight = "", "", False, False
     for number, (kind, text) in enumerate(tokens):
         if kind == "newline":
             out.append("\n")
@@ -149,9 +173,10 @@ def _joined(tokens: list[tuple[str, str]], depth: int) -> str:
         out.append(f"|{text.strip('| ')}|" if kind == "extent" else text)
         if text in ("(", "["):
             brackets.append(text)
-        sign = text == "-" and (before in _NO_OPERAND or before in ("", "\n"))
+        sign = text == "-" and (last in _NO_OPERAND or not last)
         tight = bool(brackets) and brackets[-1] == "[" and _is_step(tokens, number)
         before = text
+        last = last if kind == "comment" else text
     return "".join(out)
 
 

@@ -167,9 +167,7 @@ def _fitting(
 _TARGET = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?=\s*\[)")
 
 
-def _parsed(
-    source: Source, line: Line, errors: list[CompileError]
-) -> syntax.Line | syntax.Item:
+def _parsed(source: Source, line: Line, errors: list[CompileError]) -> syntax.Line | syntax.Item:
     """A logical line as a node; `Broken` where it could not be read."""
     target = _TARGET.match(source.text, line.start)
     broken = syntax.Broken(line.start, line.end, target.group() if target else "")

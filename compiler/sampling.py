@@ -8,6 +8,7 @@ rank's extent, never 0; any other (a document number) is drawn from few values, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 
 import numpy as np
 
@@ -21,6 +22,7 @@ RAGGED = (37, 45, 22, 19, 13, 27)
 
 NUMPY = {"f16": np.float16, "f32": np.float32, "f64": np.float64, "float": np.float32}
 FEW = 3
+MOST = 2**34
 
 
 def default_sizes(cascade: Cascade) -> dict[str, int]:
@@ -63,6 +65,8 @@ def _draw(
     if unknown:
         raise CallError(f"{tensor.name}: rank '{unknown[0]}' has no extent; give {unknown[0]}=...")
     shape = tuple(sizes[rank] for rank in tensor.ranks)
+    if prod(shape) > MOST:
+        raise CallError(f"{tensor.name} would have {prod(shape):,} elements; at most {MOST:,} do")
     if tensor.dtype == "bool":
         return generator.random(shape) < 0.75
     if tensor.dtype == "int":

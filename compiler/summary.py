@@ -101,7 +101,8 @@ def table(found: Data) -> str:
 
 def _costs(report: Data) -> dict[str, int | float | str]:
     """Operations by kind, and what follows from them."""
-    return report["operations"] | {name: report[name] for name in ("flops", "bytes", "intensity")}
+    operations: dict[str, int | float | str] = report["operations"]
+    return operations | {name: report[name] for name in ("flops", "bytes", "intensity")}
 
 
 def _columns(rows: list[tuple[str, str, str]]) -> list[str]:

@@ -75,7 +75,7 @@ def _rewritten(
                 if (
                     len(terms) != 1
                     or terms[0].negative
-                    or not all(positive(resolved(f.expr, facts)) for f in outside)
+                    or not all(positive(f.expr) for f in outside)
                 ):
                     return None
         case _:
@@ -211,7 +211,7 @@ def _asked(tensor: str, facts: Fiber) -> bool:
     """Whether a reduction at its identity says that nothing counted."""
     body = facts.reductions.get(tensor)
     return body is not None and (
-        MONOIDS[body.op].selective or non_negative(body.body, facts.definitions)
+        MONOIDS[body.op].selective or non_negative(body.body, facts.non_negative)
     )
 
 

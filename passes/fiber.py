@@ -13,6 +13,7 @@ from attnc.ir.cascade import Cascade, Einsum
 from attnc.ir.expr import Access, Expr, Index, Reduce
 from attnc.ir.walk import accesses, free_ranks
 from attnc.passes.probe import probe
+from attnc.passes.signs import non_negative_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Fiber:
     reductions: dict[str, Reduce]
     carriers: frozenset[str]
     waits: dict[str, frozenset[str]]
+    non_negative: frozenset[str]
 
     def waiting(self, expr: Expr) -> frozenset[str]:
         """The reductions over the rank for which an expression waits."""
@@ -75,6 +77,7 @@ def fiber(cascade: Cascade, rank: str) -> Fiber:
         reductions,
         frozenset(carriers),
         waits,
+        non_negative_tensors(cascade),
     )
 
 

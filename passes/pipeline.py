@@ -117,28 +117,17 @@ def run_reductions(cascade: Cascade) -> Cascade:
 def kept(cascade: Cascade) -> tuple[Refusal, ...]:
     """Tensors that are wanted whole along a rank and wait for a reduction over it."""
     found: list[Refusal] = []
-    outputs = {tensor.name for tensor in cascade.outputs}
+    wanted = {t.name: (t.ranks, closure(cascade, t.name, set())) for t in cascade.outputs}
     for rank in repeated(cascade):
         facts = fiber(cascade, rank)
+        whole = {name for ranks, inside in wanted.values() if rank in ranks for name in inside}
         for einsum in cascade.einsums:
             awaited = facts.waits[einsum.target] - {einsum.target}
-            if (
-                rank in einsum.ranks
-                and awaited
-                and (einsum.target in outputs or _reduced_elsewhere(cascade, einsum.target, rank))
-            ):
+            if rank in einsum.ranks and awaited and einsum.target in whole:
                 names = " and ".join(sorted(awaited))
                 reason = f"keeps {rank} and waits for {names}, which reduces over it"
                 found.append(Refusal(rank, einsum.target, einsum.target, reason, einsum.span))
     return tuple(found)
-
-
-def _reduced_elsewhere(cascade: Cascade, tensor: str, rank: str) -> bool:
-    """Whether an output that carries the rank depends on a tensor."""
-    return any(
-        rank in output.ranks and tensor in closure(cascade, output.name, set())
-        for output in cascade.outputs
-    )
 
 
 STEPS: tuple[tuple[str, Callable[[Cascade], Cascade]], ...] = (

@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attnc.ir.expr import ONE, Access, Expr, Index, Map, conjuncts
+from attnc.ir.expr import ONE, ZERO, Access, Const, Expr, Index, Map, conjuncts
 from attnc.ir.walk import free_ranks, substitute
 from attnc.passes.fiber import Fiber, plain
 
 MOST_TERMS = 16
+MOST_FACTORS = 12
+"""A body that falls into more is left as it is: it would cost more than the pass it saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +63,28 @@ class Products:
                     Term(t.negative != (sign == "-"), t.factors, t.where) for t in self.terms(right)
                 )
                 return self._split(expr, (*self.terms(left), *flipped))
+            case Map("select", (condition, Const(0), other)):
+                return self._chosen(expr, other, lambda x: Map("select", (condition, ZERO, x)))
+            case Map("select", (condition, other, Const(0))):
+                return self._chosen(expr, other, lambda x: Map("select", (condition, x, ZERO)))
             case Access():
                 return self._open(expr, self.terms)
             case _:
                 return (Term(False, (Factor(expr),)),)
+
+    def _chosen(
+        self, whole: Expr, other: Expr, wrap: Callable[[Expr], Expr]
+    ) -> tuple[Term, ...]:
+        """Where the other choice is 0, a factor of the one may stand outside the choice."""
+        atom = (Term(False, (Factor(whole),)),)
+        terms = self.terms(other)
+        if len(terms) != 1 or not any(self.outside(f) for f in terms[0].factors):
+            return atom
+        inner = tuple(f for f in terms[0].factors if not self.outside(f))
+        outer = tuple(f for f in terms[0].factors if self.outside(f))
+        if terms[0].where:
+            return atom
+        return (Term(terms[0].negative, (Factor(wrap(product(inner))), *outer)),)
 
     def _divisors(self, expr: Expr) -> tuple[Expr, ...]:
         match expr:
@@ -140,6 +160,8 @@ class Products:
         }
         terms = terms_of(substitute(einsum.body, values))
         if not any(self.outside(f) for t in terms for f in t.factors):
+            return atom
+        if any(len(t.factors) > MOST_FACTORS for t in terms):
             return atom
         where = tuple(substitute(part, values) for part in conjuncts(einsum.where))
         return tuple(Term(t.negative, t.factors, (*where, *t.where)) for t in terms)

@@ -13,15 +13,16 @@ not. The criterion is RedFuser's (2026): F(x,y) F(x0,y0) = F(x,y0) F(x0,y).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sympy as sp
 
 from attnc.ir.algebra import Law
 from attnc.ir.expr import Access, Cast, Const, Expr, Extent, Index, Map, Param
 from attnc.ir.source import InvalidIR
-from attnc.ir.walk import subterms
+from attnc.ir.walk import children, rebuild, subterms
 
 TRIALS = 24
 DIGITS = 30
@@ -209,29 +210,51 @@ def separate(
 
     `old` and `new` say how the value of each y before and after a tile is written.
     """
-    found = [leaf for leaf in leaves(body) if leaf not in ys]
-    xs = [sp.Symbol(f"x{i}", real=True) for i in range(len(found))]
-    before = [sp.Symbol(f"y{i}_old", real=True) for i in range(len(ys))]
-    after = [sp.Symbol(f"y{i}_new", real=True) for i in range(len(ys))]
-    table: dict[Expr, sp.Expr] = dict(zip(found, xs))
-    f_old = to_sympy(body, {**table, **dict(zip(ys, before))})
-    f_new = to_sympy(body, {**table, **dict(zip(ys, after))})
+    xs = tuple(leaf for leaf in leaves(body) if leaf not in ys)
+    names: dict[Expr, Expr] = {x: Param(f"x{i}") for i, x in enumerate(xs)}
+    names.update({y: Param(f"y{i}") for i, y in enumerate(ys)})
+    shape = _renamed(body, names)
+    found = _separate_shape(shape, len(xs), len(ys), law)
+    back = {name: leaf for leaf, name in names.items()}
+    if isinstance(found, Inseparable):
+        reason = f"{found.reason} {_names(ys)}" if found.reason.endswith("with") else found.reason
+        return Inseparable(reason, _renamed(found.term, back))
+    for i, y in enumerate(ys):
+        back[Param(f"y{i}_old")], back[Param(f"y{i}_new")] = old[y], new[y]
+    return Separation(_renamed(found.correction, back), found.proof)
+
+
+def _renamed(expr: Expr, names: Mapping[Expr, Expr]) -> Expr:
+    """Leaves exchanged, outermost first: an access is one leaf, whatever its subscripts are."""
+    if expr in names:
+        return names[expr]
+    return rebuild(expr, tuple(_renamed(part, names) for part in children(expr)))
+
+
+@lru_cache(maxsize=512)
+def _separate_shape(shape: Expr, x_count: int, y_count: int, law: Law) -> Separation | Inseparable:
+    """The same question for leaves called x0, x1, ... and y0, y1, ...: asked once a shape."""
+    xs = [sp.Symbol(f"x{i}", real=True) for i in range(x_count)]
+    before = [sp.Symbol(f"y{i}_old", real=True) for i in range(y_count)]
+    after = [sp.Symbol(f"y{i}_new", real=True) for i in range(y_count)]
+    ys = tuple(Param(f"y{i}") for i in range(y_count))
+    table: dict[Expr, sp.Expr] = {Param(x.name): x for x in xs}
+    f_old = to_sympy(shape, {**table, **dict(zip(ys, before))})
+    f_new = to_sympy(shape, {**table, **dict(zip(ys, after))})
     if f_old is None or f_new is None:
-        opaque = next(t for t in subterms(body) if isinstance(t, Map) and t.op not in _FUNCTIONS)
+        opaque = next(t for t in subterms(shape) if isinstance(t, Map) and t.op not in _FUNCTIONS)
         return Inseparable(f"nothing is known of {opaque.op} that would split it", opaque)
     quotient = law.product == "*"
     if law.product not in ("*", "+"):
         raise InvalidIR(f"no rule for corrections by {law.product}")
     correction = _correction(f_old, f_new, xs, quotient)
     if correction is None or not _holds(f_old, f_new, correction, xs, before, after, quotient):
-        term = _mixing(body, ys)
         kind = "product" if quotient else "sum"
-        return Inseparable(f"is no {kind} of a part without and a part with {_names(ys)}", term)
-    leaf: dict[sp.Symbol, Expr] = {s: old[y] for s, y in zip(before, ys)}
-    leaf.update({s: new[y] for s, y in zip(after, ys)})
+        return Inseparable(f"is no {kind} of a part without and a part with", _mixing(shape, ys))
+    leaf: dict[sp.Symbol, Expr] = {s: Param(s.name) for s in (*before, *after)}
     result = from_sympy(correction, leaf)
     if result is None:
-        return Inseparable(f"its correction {correction} has no form in the language", body)
+        return Inseparable(f"its correction {correction} has no form in the language", shape)
     return Separation(result, _proof(f_old, f_new, correction, quotient))
 
 
@@ -287,7 +310,7 @@ def _proof(f_old: sp.Expr, f_new: sp.Expr, correction: sp.Expr, quotient: bool) 
     return f"{identity}, checked at {TRIALS} random points to {DIGITS} digits"
 
 
-def _mixing(body: Expr, ys: tuple[Access, ...]) -> Expr:
+def _mixing(body: Expr, ys: tuple[Param, ...]) -> Expr:
     """The smallest operation in which the whole mixture of x and y takes place."""
     term = body
     while True:

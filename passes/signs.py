@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from attnc.ir.cascade import Einsum
+from collections.abc import Set
+
+from attnc.ir.cascade import Cascade
 from attnc.ir.expr import Access, Cast, Const, Expr, Extent, Index, Map, Reduce
 
 _POSITIVE = frozenset({"exp", "exp2", "sigmoid", "softplus"})
@@ -23,7 +25,7 @@ def positive(expr: Expr) -> bool:
                 return all(positive(arg) for arg in args)
             if op == "+":
                 return any(positive(arg) for arg in args) and all(
-                    non_negative(arg, {}) for arg in args
+                    non_negative(arg, frozenset()) for arg in args
                 )
             return op in ("**", "pow") and positive(args[0])
         case Cast(_, body):
@@ -32,35 +34,39 @@ def positive(expr: Expr) -> bool:
             return False
 
 
-def non_negative(expr: Expr, definitions: dict[str, Einsum]) -> bool:
-    """Whether a value is at least 0, or not a number."""
+def non_negative_tensors(cascade: Cascade) -> frozenset[str]:
+    """The tensors whose every value can be seen to be at least 0."""
+    found: set[str] = set()
+    for einsum in cascade.einsums:
+        if not any(left.step for left in einsum.left) and non_negative(einsum.body, found):
+            found.add(einsum.target)
+    return frozenset(found)
+
+
+def non_negative(expr: Expr, known: Set[str]) -> bool:
+    """Whether a value is at least 0, or not a number, given the tensors that are."""
     match expr:
         case Const(value):
             return value >= 0
         case Index() | Extent():
             return True
         case Access(tensor):
-            einsum = definitions.get(tensor)
-            return (
-                einsum is not None
-                and not any(left.step for left in einsum.left)
-                and non_negative(einsum.body, definitions)
-            )
+            return tensor in known
         case Map("**", (root, Const(2 | 4))):
             return not isinstance(root, Const)
         case Map("*", (left, right)) if left == right:
             return True
         case Map("select", (_, chosen, other)):
-            return non_negative(chosen, definitions) and non_negative(other, definitions)
+            return non_negative(chosen, known) and non_negative(other, known)
         case Map(op, args):
             if op in _NON_NEGATIVE:
                 return True
             if op in ("+", "*", "/", "**", "pow", "min"):
-                return all(non_negative(arg, definitions) for arg in args)
-            return op == "max" and any(non_negative(arg, definitions) for arg in args)
+                return all(non_negative(arg, known) for arg in args)
+            return op == "max" and any(non_negative(arg, known) for arg in args)
         case Cast(_, body):
-            return non_negative(body, definitions)
+            return non_negative(body, known)
         case Reduce("sum" | "prod" | "min", _, body):
-            return non_negative(body, definitions)
+            return non_negative(body, known)
         case _:
             return False

@@ -55,7 +55,7 @@ def test_check_reports_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     out, err = capsys.readouterr()
     assert out == ""
     assert "first.attn:2:12" in err and "second.attn:2:12" in err
-    assert "|            ^^^^" in err
+    assert "|            ^" in err
     assert "\x1b" not in err
 
 
@@ -266,7 +266,7 @@ def test_an_interrupt_is_no_traceback(
 
     monkeypatch.setattr("attnc.modules.load", interrupt)
     assert status("check", file) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err.strip() == "interrupted"
 
 
 def test_a_reader_that_leaves_is_no_traceback(file: Path) -> None:
