@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 
 from attnc.backends.triton_address import address_terms
 from attnc.backends.triton_expr import (
@@ -43,7 +44,7 @@ from attnc.backends.triton_host import ATOM
 from attnc.ir.algebra import BYTES, MONOIDS
 from attnc.ir.cascade import Tensor
 from attnc.ir.expr import Cast, Const, Expr, Map, Tile
-from attnc.ir.source import InvalidIR
+from attnc.ir.source import CompileError, InvalidIR
 from attnc.ir.tile import (
     Compute,
     Contract,
@@ -58,6 +59,9 @@ from attnc.ir.walk import subterms
 
 LONGEST = 80
 """Characters of an expression beyond which its parts get lines of their own."""
+
+LARGEST_TILE = 1 << 20
+"""Elements of the largest tile that Triton accepts."""
 
 FOLDS = {
     "sum": "tl.sum({0}, {1})", "max": "tl.max({0}, {1})", "min": "tl.min({0}, {1})",
@@ -200,6 +204,8 @@ class Writer:
 
     def block(self, statements: tuple[Action, ...]) -> None:
         for statement in statements:
+            if isinstance(statement, Load | Compute | Contract | Fold):
+                self.fits(statement)
             match statement:
                 case Load():
                     self.load(statement)
@@ -215,6 +221,18 @@ class Writer:
                     self.store(statement)
                 case Loop():
                     self.loop(statement)
+
+    def fits(self, statement: Load | Compute | Contract | Fold) -> None:
+        """Refuse a tile that Triton would refuse at the first call, where that is known now."""
+        widths = [self.widths[rank].block for rank in statement.ranks]
+        least = prod(int(width) if width.isdigit() else 1 for width in widths)
+        if least > LARGEST_TILE:
+            raise CompileError(
+                f"{statement.name} would be a tile of at least {least} elements "
+                f"({', '.join(statement.ranks)}), and Triton has none above {LARGEST_TILE}",
+                statement.span,
+                help="a schedule with smaller tiles",
+            )
 
     def mask(self, where: Expr | None, ranks: tuple[str, ...]) -> list[str]:
         texts = self.guards(ranks)

@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attnc.backends import interpreter, launch, triton_source
+from attnc.backends import launch, triton_source
+from attnc.backends.binding import Array
+from attnc.backends.interpreter import run as evaluate
 from attnc.backends.tiles import Executable
 from attnc.calling import Compiled
 from attnc.explanation import explain
@@ -109,6 +111,8 @@ def compile(
     """
     if backend not in BACKENDS:
         raise CallError(f"no back-end {backend!r}; there are {', '.join(BACKENDS)}")
+    if not isinstance(cascade, Cascade):
+        raise CallError(f"compile takes a cascade, as in module['name'], not a {type(cascade)}")
     cascade = with_params(cascade, params)
     if backend == "interpreter":
         verify_cascade(cascade)
@@ -144,22 +148,23 @@ def verify(
     extents = default_sizes(cascade) | (sizes or {})
     arrays = sample(cascade, extents, dtype=dtype, seed=seed)
     exact = DTYPES["f64"].numpy
-    reference = interpreter.run(cascade, arrays, exact)
-    literal = interpreter.run(cascade, arrays)
+    reference = evaluate(cascade, arrays, exact)
+    literal = evaluate(cascade, arrays)
     loose = {
         name: max(DTYPES[dtype].tolerance, SLACK * relative_error(literal[name], truth))
         for name, truth in reference.items()
     }
     tight = dict.fromkeys(reference, DTYPES["f64"].tolerance)
+
+    def run(backend: str) -> Callable[[], dict[str, Array]]:
+        return lambda: compile(cascade, backend, dtype=dtype).run(arrays)
+
     outcomes = (
-        *compare("optimized", lambda: interpreter.run(optimize(cascade), arrays, exact),
-                 reference, tight),
+        *compare("optimized", lambda: evaluate(optimize(cascade), arrays, exact), reference, tight),
         *compare("interpreter", lambda: literal, reference, loose),
-        *compare("numpy", lambda: compile(cascade, "numpy", dtype=dtype).run(arrays),
-                 reference, loose),
-        *compare("triton", missing() or (lambda: compile(cascade, "triton", dtype=dtype).run(arrays)),
-                 reference, loose),
-    )  # fmt: skip
+        *compare("numpy", run("numpy"), reference, loose),
+        *compare("triton", missing() or run("triton"), reference, loose),
+    )
     return Verification(cascade.name, extents, dtype, outcomes)
 
 

@@ -10,7 +10,7 @@ from triton_programs import elementwise, flash, gated, m, paged
 
 from attnc.backends.triton_source import emit
 from attnc.ir.expr import Const, Expr, Extent, Index, Map, Tile
-from attnc.ir.source import InvalidIR
+from attnc.ir.source import CompileError, InvalidIR
 from attnc.ir.tile import Compute, Loop, Program
 
 X, Y = Tile("x", ("i",)), Tile("y", ("i",))
@@ -104,3 +104,9 @@ def test_names_that_python_or_triton_own_are_not_taken() -> None:
 def test_a_tile_that_nothing_made_is_our_fault() -> None:
     with pytest.raises(InvalidIR, match="nowhere"):
         emit(elementwise(Map("+", (X, Tile("nowhere", ("i",))))), "")
+
+
+def test_a_tile_that_triton_cannot_hold_is_refused_by_name() -> None:
+    emit(flash(1024, 1024), "")
+    with pytest.raises(CompileError, match=r"S would be a tile of at least 2097152 elements"):
+        emit(flash(2048, 1024), "")
