@@ -24,7 +24,18 @@ from attnc.backends.triton_kernel import Width, Writer
 from attnc.backends.triton_launcher import Argument, Printed, launcher, parameter, signature
 from attnc.ir.cascade import Reduction
 from attnc.ir.expr import Const, Expr, Extent, Index, Map, Param, Tile
-from attnc.ir.tile import Axis, Contract, Kernel, Loop, Program, Statement
+from attnc.ir.tile import (
+    Axis,
+    Compute,
+    Contract,
+    Fold,
+    Kernel,
+    Load,
+    Loop,
+    Program,
+    Statement,
+    Store,
+)
 from attnc.ir.walk import rewrite, subterms
 
 RESERVED = frozenset(keyword.kwlist) | frozenset(HELPERS) | {
@@ -130,24 +141,37 @@ def print_kernel(program: Program, kernel: Kernel) -> Printed:
     counts = (_count(grid.rank, grid.tile, scope) for grid in kernel.grid)
     return Printed(
         name, text, arguments, tuple(counts), tuple(scope.helpers), tuple(scope.reduced),
-        tuple(writer.matched), writer.precision, _state(kernel) if writer.precision else "",
+        tuple(writer.matched), writer.precision, "" if scope.helpers else _state(kernel),
     )  # fmt: skip
 
 
 def _state(kernel: Kernel) -> str:
-    """The extent of the columns of the one matrix that a kernel carries through a loop."""
-    matrices = [
-        carried.ranks[1]
-        for loop in kernel.body
-        if isinstance(loop, Loop)
-        for carried in loop.carried
-        if len(carried.ranks) == 2
-    ]
+    """The extent of the columns of the one matrix that a kernel of two products carries.
+
+    "" for a kernel that does more: it needs all the registers that it can get.
+    """
+    loops = [statement for statement in kernel.body if isinstance(statement, Loop)]
+    if len(loops) != 1 or max((axis.size or 0 for axis in kernel.axes), default=0) > 128:
+        return ""
+    matrices = [carried.ranks[1] for carried in loops[0].carried if len(carried.ranks) == 2]
     extents = {axis.rank: axis.extent for axis in kernel.axes}
-    rows = max((grid.tile for grid in kernel.grid), default=1)
-    if len(matrices) != 1 or matrices[0] not in extents or rows > 128:
+    plain = all(_is_plain(segment.body) for segment in loops[0].segments)
+    if len(matrices) != 1 or matrices[0] not in extents or not plain:
         return ""
     return host(extents[matrices[0]], size_of)
+
+
+def _is_plain(body: tuple[Statement, ...]) -> bool:
+    """Whether a loop has two products of what it loads, and a few operations between them."""
+    products = [s for s in body if isinstance(s, Contract)]
+    loads = [s for s in body if isinstance(s, Load) and len(s.ranks) > 1]
+    between = [s for s in body if isinstance(s, Compute | Fold) and len(_source(s)) > 1]
+    others = [s for s in body if isinstance(s, Store | Loop)]
+    return len(products) == len(loads) == 2 and len(between) <= 6 and not others
+
+
+def _source(statement: Compute | Fold) -> tuple[str, ...]:
+    return statement.source.ranks if isinstance(statement, Fold) else statement.ranks
 
 
 def _dotted(body: tuple[Statement, ...]) -> set[str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from attnc.ir.algebra import MONOIDS
 from attnc.ir.cascade import Cascade, Einsum
-from attnc.ir.expr import ZERO, Access, Const, Expr, Index, Map, Reduce, conjuncts
+from attnc.ir.expr import ZERO, Access, Const, Expr, Index, Map, Reduce
 from attnc.ir.source import InvalidIR
 from attnc.ir.walk import accesses
 from attnc.passes.clean import remove_dead
@@ -84,7 +84,7 @@ def _rewritten(
         return None
     if joint == "+":
         return _out_of_extremum(einsum, body, terms, opened, facts, domains, names)
-    whole = union(conjuncts(body.where), domains.of(body.body))
+    whole = union(domains.holding(body.where), domains.of(body.body))
     parts: list[Einsum] = []
     result: Expr | None = None
     moved: list[Expr] = []
@@ -125,7 +125,7 @@ def _out_of_extremum(
     for term in inside:
         inner = _joined(inner, product(term.factors), term.negative)
     assert inner is not None
-    whole = union(conjuncts(body.where), domains.of(body.body))
+    whole = union(domains.holding(body.where), domains.of(body.body))
     name = names.fresh(f"{einsum.target}_{body.op}")
     part = _part(name, einsum, body, inner, whole, domains)
     value: Expr = _access(name, einsum)

@@ -60,7 +60,11 @@ class Domains:
             self.tensors[einsum.target] = union(self.tensors[einsum.target], found)
 
     def of_einsum(self, einsum: Einsum) -> Predicates:
-        return union(conjuncts(einsum.where), self.of(einsum.body))
+        return union(self.holding(einsum.where), self.of(einsum.body))
+
+    def holding(self, where: Expr | None) -> Predicates:
+        """What must be for a predicate to hold: that it exists, and each of its parts."""
+        return () if where is None else union(self.of(where), conjuncts(where))
 
     def of(self, expr: Expr) -> Predicates:
         """Where an expression exists."""

@@ -30,7 +30,6 @@ from attnc.ir.expr import (
     Reduce,
     Tile,
     both,
-    conjuncts,
 )
 from attnc.ir.source import NOWHERE, CompileError, InvalidIR, Span
 from attnc.ir.tile import Axis, Carried, Contract, Fold, Grid, Kernel, Load, Loop, Segment, Store
@@ -247,7 +246,7 @@ class KernelWriter:
         ranks: dict[str, None] = {}
         for part in subscripts:
             ranks.update(dict.fromkeys(self._ranks(part)))
-        name = self.scopes.fresh(f"{access.tensor}_tile")
+        name = self.scopes.fresh(f"{access.tensor}_tile", depth)
         self.scopes.emit(
             Load(name, tuple(ranks), access.tensor, subscripts, where, access.span), depth
         )
@@ -310,7 +309,7 @@ class KernelWriter:
         outside = set(self.domains.of(body))
         predicates = tuple(
             part
-            for part in union(conjuncts(body.where), self.domains.of(body.body))
+            for part in union(self.domains.holding(body.where), self.domains.of(body.body))
             if part not in outside
         )
         for scope in self.scopes.open[1:]:
@@ -327,7 +326,7 @@ class KernelWriter:
                 max(depth, inner),
             )
         source, depth = self._operand(einsum, value, depth, body.ranks)
-        name = self.scopes.fresh(einsum.target)
+        name = self.scopes.fresh(einsum.target, depth)
         result = tuple(rank for rank in source.ranks if rank not in body.ranks)
         self.scopes.emit(Fold(name, result, body.op, source, body.ranks, einsum.span), depth)
         return Tile(name, result), depth
@@ -371,7 +370,7 @@ class KernelWriter:
             left, right = right, left
         result = tuple(r for r in (*left[0].ranks, *right[0].ranks) if r != over)
         depth = max(left[1], right[1])
-        name = self.scopes.fresh(f"{einsum.target}_dot" if outside else einsum.target)
+        name = self.scopes.fresh(f"{einsum.target}_dot" if outside else einsum.target, depth)
         self.scopes.emit(Contract(name, result, left[0], right[0], over, einsum.span), depth)
         dot = Tile(name, result)
         if not outside:

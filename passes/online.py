@@ -39,7 +39,6 @@ from attnc.ir.expr import (
     Populate,
     Reduce,
     both,
-    conjuncts,
 )
 from attnc.ir.print_expr import print_expr
 from attnc.ir.walk import accesses, children, free_ranks, rebuild, rewrite, substitute
@@ -233,6 +232,11 @@ class _Sweeps:
         self, einsum: Einsum, body: Reduce, ys: tuple[Access, ...], sweep: int
     ) -> tuple[Expr, str] | Refusal:
         opened = self._opened(body.body, sweep)
+        unsteady = self._unsteady(ys, sweep)
+        if unsteady is not None:
+            return self._refusal(
+                einsum, opened, f"waits for {unsteady}, a sum that may pass through 0"
+            )
         unseen = self._unseen(body, ys, sweep)
         if unseen is not None:
             return self._refusal(einsum, opened, f"takes points that {unseen} has not seen")
@@ -242,7 +246,7 @@ class _Sweeps:
         for law in laws_of(body.op):
             if law.product not in ("*", "+"):
                 continue
-            split = separate(opened, ys, old, new, law)
+            split = separate(opened, self.rank, ys, old, new, law)
             if isinstance(split, Inseparable):
                 reason = reason or split
                 continue
@@ -266,14 +270,28 @@ class _Sweeps:
     def _refusal(self, einsum: Einsum, term: Expr, reason: str) -> Refusal:
         return Refusal(self.rank, einsum.target, print_expr(term), reason, einsum.span)
 
+    def _unsteady(self, ys: tuple[Access, ...], sweep: int) -> str | None:
+        """A reduction of this sweep that is no extremum and no sum of what is never negative.
+
+        Its running value can come close to 0 and leave again: corrections by it lose accuracy.
+        """
+        for y in ys:
+            for name in sorted(self.facts.waits[y.tensor]):
+                other = self.facts.reductions[name]
+                steady = other.op in MONOIDS and MONOIDS[other.op].selective
+                if self.sweep[name] == sweep and not steady:
+                    if other.op != "sum" or name not in self.facts.non_negative:
+                        return name
+        return None
+
     def _unseen(self, body: Reduce, ys: tuple[Access, ...], sweep: int) -> str | None:
         """A reduction of this sweep over fewer points than the one that waits for it."""
-        own = set(union(conjuncts(body.where), self.domains.of(body.body)))
+        own = set(union(self.domains.holding(body.where), self.domains.of(body.body)))
         for y in ys:
             for name in self.facts.waits[y.tensor]:
                 other = self.facts.reductions[name]
                 if self.sweep[name] == sweep:
-                    seen = union(conjuncts(other.where), self.domains.of(other.body))
+                    seen = union(self.domains.holding(other.where), self.domains.of(other.body))
                     if not {part for part in seen if self.rank in free_ranks(part)} <= own:
                         return name
         return None
@@ -304,20 +322,22 @@ class _Sweeps:
                 )
                 if not broken:
                     continue
-                if value != start and not self._vanishes(opened, y, value):
+                nothing = value == start and math.isinf(start)
+                if not nothing and not self._vanishes(opened, y, value):
                     return f"is undefined where {y.tensor} is {value:g}, which it can be"
                 values.append(value)
             self.singular[y] = tuple(values)
         return None
 
     def _vanishes(self, opened: Expr, y: Access, value: float) -> bool:
-        """Whether y = 0 says that every term it has seen is 0: y is a maximum of |x|."""
+        """Whether y = 0 says that every term it has seen is 0: y is made of |x| alone."""
         body = self.facts.reductions.get(y.tensor)
-        if body is None or body.op != "max" or value != 0:
+        if body is None or body.op not in ("max", "sum") or value != 0:
             return False
         match self._opened(body.body, self.sweep[y.tensor]):
-            case Map("abs", (Access() as x,)):
-                return probe(opened, {x: 0.0, y: 1.0}) == 0.0
+            case Map("abs", (inner,)):
+                zero: dict[Expr, float] = dict.fromkeys(accesses(inner), 0.0)
+                return probe(inner, dict(zero)) == 0.0 == probe(opened, {**zero, y: 1.0})
             case _:
                 return False
 

@@ -39,17 +39,21 @@ class Scopes:
     def __init__(self) -> None:
         self.open = [Scope(None, frozenset())]
         self.names: set[str] = set()
+        self.ever: set[str] = set()
 
     @property
     def depth(self) -> int:
         return len(self.open) - 1
 
-    def fresh(self, wish: str) -> str:
+    def fresh(self, wish: str, depth: int) -> str:
+        """A name for a tile at some depth; bodies of one loop may use the same names again."""
+        taken = self.names if depth == self.depth else self.ever
         name, count = wish, 1
-        while name in self.names:
+        while name in taken:
             count += 1
             name = f"{wish}_{count}"
         self.names.add(name)
+        self.ever.add(name)
         return name
 
     def emit(self, statement: Statement, depth: int) -> None:
@@ -61,7 +65,7 @@ class Scopes:
         """A value as a tile of the given ranks, computed unless it is one already."""
         if isinstance(value, Tile) and value.ranks == ranks:
             return value
-        name = self.fresh(wish)
+        name = self.fresh(wish, depth)
         self.emit(Compute(name, ranks, value, span), depth)
         return Tile(name, ranks)
 

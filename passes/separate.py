@@ -22,7 +22,7 @@ import sympy as sp
 from attnc.ir.algebra import Law
 from attnc.ir.expr import Access, Cast, Const, Expr, Extent, Index, Map, Param
 from attnc.ir.source import InvalidIR
-from attnc.ir.walk import children, rebuild, subterms
+from attnc.ir.walk import children, free_ranks, rebuild, subterms
 
 TRIALS = 24
 DIGITS = 30
@@ -204,17 +204,26 @@ def _chain(parts: list[Expr | None]) -> Expr | None:
 
 
 def separate(
-    body: Expr, ys: tuple[Access, ...], old: dict[Expr, Expr], new: dict[Expr, Expr], law: Law
+    body: Expr,
+    rank: str,
+    ys: tuple[Access, ...],
+    old: dict[Expr, Expr],
+    new: dict[Expr, Expr],
+    law: Law,
 ) -> Separation | Inseparable:
-    """Split `body` between the accesses `ys` and all its other leaves, for one law.
+    """Split `body` between the accesses `ys` and all that varies along a rank, for one law.
 
-    `old` and `new` say how the value of each y before and after a tile is written.
+    What does neither is a constant, which may stand in the correction. `old` and `new` say how
+    the value of each y before and after a tile is written.
     """
-    xs = tuple(leaf for leaf in leaves(body) if leaf not in ys)
+    others = [leaf for leaf in leaves(body) if leaf not in ys]
+    xs = [leaf for leaf in others if rank in free_ranks(leaf)]
+    constants = [leaf for leaf in others if leaf not in xs]
     names: dict[Expr, Expr] = {x: Param(f"x{i}") for i, x in enumerate(xs)}
+    names.update({c: Param(f"c{i}") for i, c in enumerate(constants)})
     names.update({y: Param(f"y{i}") for i, y in enumerate(ys)})
     shape = _renamed(body, names)
-    found = _separate_shape(shape, len(xs), len(ys), law)
+    found = _separate_shape(shape, (len(xs), len(constants), len(ys)), law)
     back = {name: leaf for leaf, name in names.items()}
     if isinstance(found, Inseparable):
         reason = f"{found.reason} {_names(ys)}" if found.reason.endswith("with") else found.reason
@@ -232,13 +241,16 @@ def _renamed(expr: Expr, names: Mapping[Expr, Expr]) -> Expr:
 
 
 @lru_cache(maxsize=512)
-def _separate_shape(shape: Expr, x_count: int, y_count: int, law: Law) -> Separation | Inseparable:
-    """The same question for leaves called x0, x1, ... and y0, y1, ...: asked once a shape."""
-    xs = [sp.Symbol(f"x{i}", real=True) for i in range(x_count)]
-    before = [sp.Symbol(f"y{i}_old", real=True) for i in range(y_count)]
-    after = [sp.Symbol(f"y{i}_new", real=True) for i in range(y_count)]
-    ys = tuple(Param(f"y{i}") for i in range(y_count))
-    table: dict[Expr, sp.Expr] = {Param(x.name): x for x in xs}
+def _separate_shape(
+    shape: Expr, counts: tuple[int, int, int], law: Law
+) -> Separation | Inseparable:
+    """The same question for leaves called x0, x1, ..., c0, ... and y0, ...: asked once a shape."""
+    xs = [sp.Symbol(f"x{i}", real=True) for i in range(counts[0])]
+    constants = [sp.Symbol(f"c{i}", real=True) for i in range(counts[1])]
+    before = [sp.Symbol(f"y{i}_old", real=True) for i in range(counts[2])]
+    after = [sp.Symbol(f"y{i}_new", real=True) for i in range(counts[2])]
+    ys = tuple(Param(f"y{i}") for i in range(counts[2]))
+    table: dict[Expr, sp.Expr] = {Param(s.name): s for s in (*xs, *constants)}
     f_old = to_sympy(shape, {**table, **dict(zip(ys, before))})
     f_new = to_sympy(shape, {**table, **dict(zip(ys, after))})
     if f_old is None or f_new is None:
@@ -248,10 +260,13 @@ def _separate_shape(shape: Expr, x_count: int, y_count: int, law: Law) -> Separa
     if law.product not in ("*", "+"):
         raise InvalidIR(f"no rule for corrections by {law.product}")
     correction = _correction(f_old, f_new, xs, quotient)
-    if correction is None or not _holds(f_old, f_new, correction, xs, before, after, quotient):
+    free = [*xs, *constants, *before, *after]
+    if correction is None or not _holds(f_old, f_new, correction, free, quotient):
         kind = "product" if quotient else "sum"
         return Inseparable(f"is no {kind} of a part without and a part with", _mixing(shape, ys))
-    leaf: dict[sp.Symbol, Expr] = {s: Param(s.name) for s in (*before, *after)}
+    leaf: dict[sp.Symbol, Expr] = {
+        s: Param(s.name) for s in (*constants, *before, *after)
+    }
     result = from_sympy(correction, leaf)
     if result is None:
         return Inseparable(f"its correction {correction} has no form in the language", shape)
@@ -281,9 +296,7 @@ def _holds(
     f_old: sp.Expr,
     f_new: sp.Expr,
     correction: sp.Expr,
-    xs: list[sp.Symbol],
-    before: list[sp.Symbol],
-    after: list[sp.Symbol],
+    free: list[sp.Symbol],
     quotient: bool,
 ) -> bool:
     """The identity at random points, to 30 digits: false identities fail at almost all of them."""
@@ -291,7 +304,7 @@ def _holds(
     residue = f_new - (f_old * correction if quotient else f_old + correction)
     tried = 0
     for _ in range(TRIALS):
-        point = {s: sp.Rational(dice.randint(-400, 400), 101) for s in (*xs, *before, *after)}
+        point = {s: sp.Rational(dice.randint(-400, 400), 101) for s in free}
         value = residue.evalf(DIGITS, subs=point)
         if not value.is_number or value.has(sp.zoo, sp.nan, sp.oo) or not value.is_real:
             continue

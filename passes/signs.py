@@ -61,7 +61,9 @@ def non_negative(expr: Expr, known: Set[str]) -> bool:
         case Map(op, args):
             if op in _NON_NEGATIVE:
                 return True
-            if op in ("+", "*", "/", "**", "pow", "min"):
+            if op in ("**", "pow"):
+                return non_negative(args[0], known)
+            if op in ("+", "*", "/", "min"):
                 return all(non_negative(arg, known) for arg in args)
             return op == "max" and any(non_negative(arg, known) for arg in args)
         case Cast(_, body):
