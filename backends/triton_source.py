@@ -155,19 +155,21 @@ def _state(kernel: Kernel) -> str:
         return ""
     matrices = [carried.ranks[1] for carried in loops[0].carried if len(carried.ranks) == 2]
     extents = {axis.rank: axis.extent for axis in kernel.axes}
-    plain = all(_is_plain(segment.body) for segment in loops[0].segments)
+    rows = {grid.rank for grid in kernel.grid if grid.tile > 1}
+    plain = all(_is_plain(segment.body, rows) for segment in loops[0].segments)
     if len(matrices) != 1 or matrices[0] not in extents or not plain:
         return ""
     return host(extents[matrices[0]], size_of)
 
 
-def _is_plain(body: tuple[Statement, ...]) -> bool:
-    """Whether a loop has two products of what it loads, and a few operations between them."""
+def _is_plain(body: tuple[Statement, ...], rows: set[str]) -> bool:
+    """Whether a loop has two products by rows of what it loads, and little between them."""
     products = [s for s in body if isinstance(s, Contract)]
-    loads = [s for s in body if isinstance(s, Load) and len(s.ranks) > 1]
+    by_rows = all(product.ranks[0] in rows for product in products)
+    loads = [s for s in body if isinstance(s, Load)]
     between = [s for s in body if isinstance(s, Compute | Fold) and len(_source(s)) > 1]
     others = [s for s in body if isinstance(s, Store | Loop)]
-    return len(products) == len(loads) == 2 and len(between) <= 6 and not others
+    return by_rows and len(products) == len(loads) == 2 and len(between) <= 6 and not others
 
 
 def _source(statement: Compute | Fold) -> tuple[str, ...]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
+from itertools import groupby
 
-from attnc.ir.cascade import Cascade, Refusal, Step
+from attnc.ir.cascade import Cascade, Einsum, Refusal, Step
+from attnc.ir.printer import print_einsum
 from attnc.ir.source import Span, excerpt
 from attnc.passes.pipeline import optimize
 from attnc.passes.report import Report, analyze
+
+WIDTH = 100
 
 
 def explain(cascade: Cascade) -> str:
@@ -24,17 +29,20 @@ def _story(cascade: Cascade, fused: Cascade, before: Report, after: Report) -> I
     waiting = [rank for rank, count in before.passes.items() if count > 1]
     if not waiting:
         yield f"{cascade.name} takes one pass over every rank as written."
+        yield ""
     for rank in waiting:
         yield from _waits(cascade, rank, before)
-        yield from _removed(rank, before, after, fused.derivation)
+        steps = [step for step in fused.derivation if step.rank == rank]
+        if steps:
+            yield f"{_passes(before.passes[rank])} become {_passes(after.passes.get(rank, 1))}"
+            yield ""
+            yield from _steps(steps)
         yield from _kept(rank, fused.refusals)
-        yield ""
     elsewhere = [step for step in fused.derivation if step.rank not in waiting]
     if elsewhere:
         yield "Other rewrites"
-        for number, step in enumerate(elsewhere, 1):
-            yield from _step(number, step)
         yield ""
+        yield from _steps(elsewhere)
     if fused == cascade:
         yield "Nothing was rewritten."
     else:
@@ -46,45 +54,46 @@ def _story(cascade: Cascade, fused: Cascade, before: Report, after: Report) -> I
 def _waits(cascade: Cascade, rank: str, report: Report) -> Iterator[str]:
     """Why the rank takes its passes: the chain of Einsums each of which waits for the last."""
     yield f"{cascade.name} takes {_passes(report.passes[rank])} over {rank} as written"
+    yield ""
     for number, barrier in enumerate(report.barriers[rank], 1):
-        yield ""
-        yield (
-            f"  {number} -> {number + 1}  {barrier.reader.target} reads {barrier.tensor} over "
-            f"{rank} again, and waits for {barrier.dropped.target}, which is known only after "
-            f"all of {rank}"
+        awaited = barrier.dropped.target
+        yield from _sentence(
+            f"{number} -> {number + 1}  ",
+            f"{barrier.reader.target} reads {barrier.tensor} over {rank} again, and waits for "
+            f"{awaited}, which is known only after all of {rank}",
         )
-        yield from _shown(barrier.dropped.span, f"needs all of {rank}")
-        yield from _shown(barrier.reader.span, f"waits for {barrier.dropped.target}")
-    yield ""
+        yield from _einsum(report.counts.graph.cascade, barrier.dropped, f"needs all of {rank}")
+        yield from _einsum(report.counts.graph.cascade, barrier.reader, f"waits for {awaited}")
+        yield ""
 
 
-def _removed(
-    rank: str, before: Report, after: Report, derivation: tuple[Step, ...]
-) -> Iterator[str]:
-    steps = [step for step in derivation if step.rank == rank]
-    if not steps:
-        return
-    yield f"{_passes(before.passes[rank])} become {_passes(after.passes.get(rank, 1))}"
-    for number, step in enumerate(steps, 1):
-        yield from _step(number, step)
-
-
-def _step(number: int, step: Step) -> Iterator[str]:
-    yield ""
-    counts = f" ({step.before} -> {step.after})" if step.before != step.after else ""
-    yield f"  {number}. {step.law}{counts}: {step.text}"
-    if step.proof:
-        yield f"     because {step.proof}"
-    yield from _shown(step.span, "")
+def _steps(steps: list[Step]) -> Iterator[str]:
+    """Each step with its place; a proof that several share stands once, below the last of them."""
+    number = 0
+    for proof, group in groupby(steps, lambda step: step.proof):
+        for step in group:
+            number += 1
+            saved = f" ({step.before} -> {step.after})" if step.before != step.after else ""
+            yield from _sentence(f"{number}. ", f"{step.law}{saved}: {step.text}")
+            yield from _shown(step.span, "")
+        if proof:
+            yield from _sentence("   ", f"because {proof}")
+        yield ""
 
 
 def _kept(rank: str, refusals: tuple[Refusal, ...]) -> Iterator[str]:
     for refusal in refusals:
-        if refusal.rank != rank:
-            continue
-        yield ""
-        yield f"  A pass over {rank} stays, because of {refusal.einsum}: {refusal.reason}"
-        yield from _shown(refusal.span, refusal.term)
+        if refusal.rank == rank:
+            yield from _sentence("", f"A pass over {rank} stays: {refusal.einsum} {refusal.reason}")
+            yield from _shown(refusal.span, refusal.term)
+            yield ""
+
+
+def _einsum(cascade: Cascade, einsum: Einsum, note: str) -> Iterator[str]:
+    """An Einsum where it stands in the source, and in full if a function's use stands there."""
+    yield from _shown(einsum.span, note)
+    if not einsum.span.text.lstrip().startswith(einsum.target + "["):
+        yield f"      which is {print_einsum(cascade, einsum)}"
 
 
 def _shown(span: Span, note: str) -> Iterator[str]:
@@ -92,6 +101,14 @@ def _shown(span: Span, note: str) -> Iterator[str]:
     text = excerpt(span, note)
     if text:
         yield from (f"    {line}" for line in text.splitlines())
+
+
+def _sentence(mark: str, text: str) -> Iterator[str]:
+    first = "  " + mark
+    yield from textwrap.wrap(
+        text, WIDTH, initial_indent=first, subsequent_indent=" " * len(first),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _passes(count: int) -> str:

@@ -22,6 +22,12 @@ def print_cascade(cascade: Cascade) -> str:
     return "\n".join((*_reductions(cascade), *_cascade(cascade), *_schedule(cascade))) + "\n"
 
 
+def print_einsum(cascade: Cascade, einsum: Einsum) -> str:
+    """The text of one Einsum as it stands in its cascade."""
+    left, right = _statement(einsum, _prefixes(cascade))
+    return f"{left} = {right}"
+
+
 def align(statements: list[tuple[str, str]]) -> list[str]:
     """Left and right sides joined, every `=` of the block below the other."""
     width = max((len(left) for left, _ in statements if len(left) <= WIDEST_LEFT), default=0)
@@ -44,12 +50,17 @@ def _cascade(cascade: Cascade) -> Iterator[str]:
         yield INDENT + _param(param)
     for rank in cascade.ranks:
         yield INDENT + _rank(rank)
+    prefixes = _prefixes(cascade)
+    for line in align([_statement(einsum, prefixes) for einsum in cascade.einsums]):
+        yield INDENT + line
+
+
+def _prefixes(cascade: Cascade) -> Prefixes:
+    """The batch ranks of every tensor, which go unwritten."""
     prefixes: dict[str, tuple[str, ...]] = dict.fromkeys(
         (einsum.target for einsum in cascade.einsums), cascade.batch
     )
-    prefixes |= {tensor.name: tensor.ranks[: tensor.batch] for tensor in cascade.inputs}
-    for line in align([_statement(einsum, prefixes) for einsum in cascade.einsums]):
-        yield INDENT + line
+    return prefixes | {tensor.name: tensor.ranks[: tensor.batch] for tensor in cascade.inputs}
 
 
 def _declared(tensor: Tensor, batch: tuple[str, ...]) -> str:

@@ -483,12 +483,12 @@ class _Sweeps:
 
     def _safe(self, y: Access) -> Expr:
         """The value after the tile, moved where terms are undefined to where they are not."""
-        value = self._run(y, self._next)
-        result: Expr = value
-        for bad in self.singular.get(y, ()):
-            result = Map(
-                "select", (Map("==", (value, number(bad))), ONE if bad == 0 else ZERO, result)
-            )
+        running = self._run(y, self._next)
+        result: Expr = running
+        bad = self.singular.get(y, ())
+        regular = ONE if 0.0 in bad else ZERO
+        for value in bad:
+            result = Map("select", (Map("==", (running, number(value))), regular, result))
         return result
 
     def _tile_of(self, access: Access, sweep: int, reader: Einsum) -> Access:

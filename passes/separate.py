@@ -13,7 +13,7 @@ not. The criterion is RedFuser's (2026): F(x,y) F(x0,y0) = F(x,y0) F(x0,y).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -78,8 +78,12 @@ class Inseparable:
     term: Expr
 
 
-def leaves(expr: Expr) -> dict[Expr, None]:
-    """What an expression depends on: accesses, positions, extents and parameters."""
+def leaves(expr: Expr, ys: tuple[Expr, ...] = ()) -> dict[Expr, None]:
+    """What an expression depends on: accesses, positions, extents, parameters.
+
+    A condition in which no y stands is one too where it chooses between something and 0: it is a
+    factor of 0 or 1.
+    """
     found: dict[Expr, None] = {}
     stack = [expr]
     while stack:
@@ -87,6 +91,12 @@ def leaves(expr: Expr) -> dict[Expr, None]:
         match term:
             case Access() | Index() | Extent() | Param():
                 found.setdefault(term)
+            case Map("select", (condition, Const(0), other)) if _without(condition, ys):
+                found.setdefault(condition)
+                stack.append(other)
+            case Map("select", (condition, other, Const(0))) if _without(condition, ys):
+                found.setdefault(condition)
+                stack.append(other)
             case Map(_, args):
                 stack.extend(args)
             case Cast(_, body):
@@ -96,6 +106,10 @@ def leaves(expr: Expr) -> dict[Expr, None]:
     return found
 
 
+def _without(expr: Expr, ys: tuple[Expr, ...]) -> bool:
+    return all(term not in ys for term in subterms(expr))
+
+
 def to_sympy(expr: Expr, symbols: dict[Expr, sp.Expr]) -> sp.Expr | None:
     """The same value in sympy; None where an operation has no counterpart there."""
     if expr in symbols:
@@ -103,6 +117,12 @@ def to_sympy(expr: Expr, symbols: dict[Expr, sp.Expr]) -> sp.Expr | None:
     match expr:
         case Const(value):
             return sp.nsimplify(value) if isinstance(value, float) else sp.Integer(int(value))
+        case Map("select", (condition, Const(0), other)) if condition in symbols:
+            value = to_sympy(other, symbols)
+            return None if value is None else (1 - symbols[condition]) * value
+        case Map("select", (condition, other, Const(0))) if condition in symbols:
+            value = to_sympy(other, symbols)
+            return None if value is None else symbols[condition] * value
         case Map(op, args) if op in _FUNCTIONS:
             parts = [to_sympy(arg, symbols) for arg in args]
             if any(part is None for part in parts):
@@ -216,7 +236,7 @@ def separate(
     What does neither is a constant, which may stand in the correction. `old` and `new` say how
     the value of each y before and after a tile is written.
     """
-    others = [leaf for leaf in leaves(body) if leaf not in ys]
+    others = [leaf for leaf in leaves(body, ys) if leaf not in ys]
     xs = [leaf for leaf in others if rank in free_ranks(leaf)]
     constants = [leaf for leaf in others if leaf not in xs]
     names: dict[Expr, Expr] = {x: Param(f"x{i}") for i, x in enumerate(xs)}
@@ -259,9 +279,10 @@ def _separate_shape(
     quotient = law.product == "*"
     if law.product not in ("*", "+"):
         raise InvalidIR(f"no rule for corrections by {law.product}")
-    correction = _correction(f_old, f_new, xs, quotient)
     free = [*xs, *constants, *before, *after]
-    if correction is None or not _holds(f_old, f_new, correction, free, quotient):
+    candidates = _corrections(f_old, f_new, xs, quotient)
+    correction = next((c for c in candidates if _holds(f_old, f_new, c, free, quotient)), None)
+    if correction is None:
         kind = "product" if quotient else "sum"
         return Inseparable(f"is no {kind} of a part without and a part with", _mixing(shape, ys))
     leaf: dict[sp.Symbol, Expr] = {
@@ -277,19 +298,19 @@ def _names(ys: tuple[Access, ...]) -> str:
     return " and ".join(dict.fromkeys(y.tensor for y in ys))
 
 
-def _correction(
+def _corrections(
     f_old: sp.Expr, f_new: sp.Expr, xs: list[sp.Symbol], quotient: bool
-) -> sp.Expr | None:
-    """The quotient or difference at a fixed x, at which it is defined."""
+) -> Iterator[sp.Expr]:
+    """The quotient or difference at fixed values of x at which it is defined."""
     for start in (0, 1, 2, -1):
         point = {x: sp.Integer(start + i) for i, x in enumerate(xs)}
         low, high = f_old.subs(point), f_new.subs(point)
         if low.has(sp.zoo, sp.nan, sp.oo) or high.has(sp.zoo, sp.nan, sp.oo):
             continue
-        if quotient and (low == 0 or high == 0):
-            continue
-        return sp.powsimp(high / low) if quotient else sp.expand(high - low)
-    return None
+        if not quotient:
+            yield sp.expand(high - low)
+        elif low != 0 and high != 0:
+            yield sp.powsimp(high / low)
 
 
 def _holds(
@@ -318,7 +339,7 @@ def _holds(
 def _proof(f_old: sp.Expr, f_new: sp.Expr, correction: sp.Expr, quotient: bool) -> str:
     residue = f_new / (f_old * correction) - 1 if quotient else f_new - f_old - correction
     identity = f"F(x, new) = F(x, old) {'*' if quotient else '+'} {correction}"
-    if sp.simplify(sp.powsimp(sp.expand(residue))) == 0:
+    if sp.powsimp(sp.expand(residue), combine="all", force=True) == 0:
         return f"{identity}, shown symbolically"
     return f"{identity}, checked at {TRIALS} random points to {DIGITS} digits"
 

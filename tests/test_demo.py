@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,3 +28,6 @@ def test_the_demo_runs_every_backend() -> None:
     for backend in ("interpreter", "numpy", "triton, interpreted"):
         assert f"\n{backend} " in done.stdout
     assert "All back-ends agree" in done.stdout
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```text\n(passes over .*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    assert block in done.stdout, "what README.md says of the traffic"
