@@ -6,7 +6,7 @@ import sys
 from collections import namedtuple
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Number
+from itertools import zip_longest
 from types import ModuleType
 from typing import Any
 
@@ -48,10 +48,16 @@ class Compiled:
         torch = _torch_of(values)
         wide = any(str(getattr(value, "dtype", "")).endswith("float64") for value in values)
         view = _shape if isinstance(self.runner, Kernel) else _array
+        real = np.dtype(np.float64 if wide else np.float32)
+        numbers = {tensor.name: real for tensor in self.cascade.inputs if tensor.dtype in FLOATS}
+        names = [tensor.name for tensor in self.cascade.inputs]
         call = bind(
             self.cascade,
-            tuple(view(value, wide) for value in args),
-            {name: view(value, wide) for name, value in kwargs.items()},
+            tuple(
+                view(value, numbers.get(name))
+                for value, name in zip_longest(args, names[: len(args)])
+            ),
+            {name: view(value, numbers.get(name)) for name, value in kwargs.items()},
         )
         if isinstance(self.runner, Kernel):
             # Triton's interpreter computes with NumPy; a division by zero is no cause for alarm.
@@ -103,17 +109,17 @@ def _torch_of(values: tuple[Any, ...]) -> ModuleType | None:
     return torch if torch and any(isinstance(value, torch.Tensor) for value in values) else None
 
 
-def _shape(value: Any, wide: bool) -> np.ndarray:
+def _shape(value: Any, real: np.dtype[Any] | None) -> np.ndarray:
     """An array of the shape and kind of a tensor, without its elements, wherever they lie."""
     torch = _torch_of((value,))
     if torch is None:
-        return _array(value, wide)
-    one = _array(torch.empty((), dtype=value.dtype), wide)
+        return _array(value, real)
+    one = _array(torch.empty((), dtype=value.dtype), real)
     return np.broadcast_to(one, tuple(value.shape))
 
 
-def _array(value: Any, wide: bool) -> np.ndarray:
-    """A view of an array or tensor; a number takes the width of the other arguments.
+def _array(value: Any, real: np.dtype[Any] | None) -> np.ndarray:
+    """A view of an array or tensor; a number becomes `real` where that is given.
 
     A tensor of a type that NumPy lacks (bfloat16, the float8s) is widened to float32, exactly.
     """
@@ -130,8 +136,8 @@ def _array(value: Any, wide: bool) -> np.ndarray:
         widened = value.float() if narrow and value.dtype != torch.float16 else value
         array: np.ndarray = widened.detach().numpy()
         return array
-    if isinstance(value, bool | int | np.generic):
+    if isinstance(value, np.generic | bool):
         return np.asarray(value)
-    if isinstance(value, Number):
-        return np.asarray(value, np.float64 if wide else np.float32)
+    if isinstance(value, int | float):
+        return np.asarray(value, real)
     raise CallError(f"expected a NumPy array or a torch tensor, not {type(value).__name__}")

@@ -15,7 +15,7 @@ from attnc.header import read_header
 from attnc.ir.cascade import Cascade, Einsum, Left, ParamDecl, RankDecl, base, variables
 from attnc.ir.einstein import free_in_order, split_where
 from attnc.ir.expr import Access, Const, Expr, Extent, Index, Reduce, both
-from attnc.ir.source import Span, nearest
+from attnc.ir.source import Span
 from attnc.ir.walk import accesses, free_ranks, rewrite, subterms
 from attnc.left import find_steps, read_left
 from attnc.names import Checked, Current, Known, Library, Names
@@ -125,7 +125,7 @@ class _Check:
                     self.errors.add(
                         f"rank {rank!r} of output {tensor.name} has no extent", tensor.span,
                         code="E016",
-                        help=nearest(rank, sorted(self.names.over))
+                        help=self.errors.nearest(rank, self.names.over)
                         or f"give it one, as in rank {base(rank)} = 16",
                     )  # fmt: skip
 
@@ -147,7 +147,7 @@ class _Check:
             if known is None:
                 self.errors.add(
                     f"output {tensor.name} is never assigned", tensor.span, code="E019",
-                    help=nearest(tensor.name, sorted(self.names.targets)),
+                    help=self.errors.nearest(tensor.name, self.names.targets),
                 )  # fmt: skip
             elif known.step is not None:
                 rank = known.step[1]
@@ -209,7 +209,7 @@ class _Check:
             self.errors.add(
                 f"the extent of {name} is no expression of extents and parameters", place,
                 code="E040",
-                help=nearest(unknown, sorted(self.names.params)) if unknown else "",
+                help=self.errors.nearest(unknown, self.names.params) if unknown else "",
             )  # fmt: skip
         elif typed.kind != INT:
             self.errors.add(
@@ -242,6 +242,7 @@ class _Check:
         try:
             left = read_left(line, self.names, self.header.outputs, self.steps)
             self.names.current = Current(line.target.text, left)
+            self.terms = Terms(self.names, self.errors)
             kind = self.assign(line, left)
         except Abandoned:
             kind = UNKNOWN
@@ -390,7 +391,7 @@ class _Check:
                 known = [*self.names.over, *self.names.params]
                 self.errors.add(
                     f"{rank!r} is neither a rank nor a parameter", where, code="E010",
-                    help=nearest(rank, sorted(known)) or f"declare it: rank {base(rank)} = ...",
+                    help=self.errors.nearest(rank, known) or f"declare it: rank {base(rank)} = ...",
                 )  # fmt: skip
             else:
                 self.errors.add(
@@ -420,7 +421,7 @@ class _Check:
             self.errors.add(
                 f"rank {rank!r} of {line.target.text} has no extent", self.span(place),
                 f"{rank!r} stands nowhere on the right", code="E012",
-                help=nearest(rank, sorted(self.names.over)) or f"declare it: rank {rank} = ...",
+                help=self.errors.nearest(rank, self.names.over) or f"declare it: rank {rank} = ...",
             )  # fmt: skip
             return
         access, other = (lone or candidates)[0]

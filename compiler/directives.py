@@ -5,7 +5,7 @@ from __future__ import annotations
 from attnc import syntax
 from attnc.ir.cascade import Cascade, Directive, base
 from attnc.ir.expr import Expr
-from attnc.ir.source import Source, Span, nearest
+from attnc.ir.source import Source, Span
 from attnc.names import Names
 from attnc.terms import Terms
 from attnc.typed import INT, Abandoned, Errors
@@ -55,7 +55,7 @@ class _Reader:
         verb = line.verb.text
         if verb not in VERBS:
             self.refuse(f"no directive {verb!r}", line.verb, "E010",
-                        nearest(verb, VERBS) or f"there are {', '.join(VERBS)}")  # fmt: skip
+                        self.errors.nearest(verb, VERBS) or f"there are {', '.join(VERBS)}")  # fmt: skip
         if verb in _WITH_NUMBER:
             if len(line.operands) != 1 or line.by is not None:
                 self.refuse(f"{verb} takes one number", line, help=f"write {verb} 4")
@@ -85,7 +85,7 @@ class _Reader:
                 return text
             case syntax.Name(_, _, text):
                 self.refuse(f"{self.cascade.name} has no rank {text!r}", term, "E010",
-                            nearest(text, list(self.ranks)))  # fmt: skip
+                            self.errors.nearest(text, list(self.ranks)))  # fmt: skip
             case _:
                 self.refuse("a rank is expected here", term)
         raise Abandoned

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attnc import syntax
 from attnc.ir.cascade import DTYPES, Tensor
-from attnc.ir.source import Source, Span, nearest
+from attnc.ir.source import Source, Span
 from attnc.typed import Errors
 
 
@@ -57,7 +57,7 @@ class _Reader:
 
     def ranks(self, names: Sequence[syntax.Name], primes: bool = False) -> tuple[str, ...]:
         """Distinct rank variables."""
-        found: list[str] = []
+        found: dict[str, None] = {}
         for name in names:
             if name.text in found:
                 self.errors.add(f"rank {name.text!r} is named twice", self.span(name), code="E011",
@@ -68,7 +68,7 @@ class _Reader:
                     help="name the second axis apart; in the body d' runs over the rank d",
                 )  # fmt: skip
             else:
-                found.append(name.text)
+                found[name.text] = None
         return tuple(found)
 
     def input(self, found: syntax.Declaration) -> Tensor:
@@ -79,7 +79,7 @@ class _Reader:
                 if name.text not in self.batch:
                     self.errors.add(
                         f"{name.text!r} is no batch rank of {self.text.name.text}",
-                        self.span(name), code="E010", help=nearest(name.text, self.batch),
+                        self.span(name), code="E010", help=self.errors.nearest(name.text, self.batch),
                     )  # fmt: skip
         own = self.own(found, primes=False)
         dtype = self.dtype(found)
@@ -115,7 +115,7 @@ class _Reader:
         if found.kind.text not in DTYPES:
             self.errors.add(
                 f"no type {found.kind.text!r}", self.span(found.kind), code="E010",
-                help=nearest(found.kind.text, DTYPES) or f"types are {', '.join(DTYPES)}",
+                help=self.errors.nearest(found.kind.text, DTYPES) or f"types are {', '.join(DTYPES)}",
             )  # fmt: skip
             return "float"
         return found.kind.text

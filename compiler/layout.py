@@ -9,7 +9,7 @@ from attnc import limits
 from attnc.ir.source import CompileError, Source, Span
 
 _PIECE = re.compile(
-    r"""(?P<newline>\n)
+    r"""(?P<newline>\n(?:[^\S\n]*\n)*)
       | (?P<blank>[^\S\n]+)
       | (?P<comment>\#[^\n]*)
       | (?P<open>[(\[])
@@ -56,20 +56,37 @@ class _Scan:
     def run(self) -> None:
         text = self.source.text
         position = 0
-        while position < len(text):
+        while position < len(text) and not self._full():
             piece = _PIECE.match(text, position)
             assert piece is not None, "every character is one kind of piece"
             position = self._take(str(piece.lastgroup), piece.start(), piece.end())
-            if len(self.lines) > limits.FILE_LINES:
-                self._fault(
-                    Span(self.source, self.lines[-1].start, self.lines[-1].end),
-                    f"a file has at most {limits.FILE_LINES} statements", "E004",
-                    "split it, and import the parts",
-                )  # fmt: skip
-                return
         if self.open:
             self._unclosed()
         self._finish()
+
+    def _full(self) -> bool:
+        """Whether the text, or the statement at hand, is larger than any that will be read."""
+        if len(self.lines) > limits.FILE_LINES:
+            message = f"a file has at most {limits.FILE_LINES} statements"
+            line = self.lines[-1]
+            help = "split it, and import the parts"
+            self.errors = [
+                CompileError(
+                    message, Span(self.source, line.start, line.end), code="E004", help=help
+                )
+            ]
+            self.lines.clear()
+            return True
+        if self.start is None or self.end - self.start <= limits.LINE_CHARACTERS:
+            return len(self.errors) >= limits.SYNTAX_ERRORS
+        self._fault(
+            Span(self.source, self.start, self.start + 1),
+            f"a statement has at most {limits.LINE_CHARACTERS} characters",
+            "E004",
+            "close its brackets, or give parts of the expression names of their own",
+        )
+        self.open.clear()
+        return True
 
     def _take(self, kind: str, start: int, end: int) -> int:
         """Account for one piece; the position from which to go on."""
@@ -146,12 +163,6 @@ class _Scan:
 
     def _finish(self) -> None:
         if self.start is not None:
-            if self.readable and self.end - self.start > limits.LINE_CHARACTERS:
-                self._fault(
-                    Span(self.source, self.start, self.start + 1),
-                    f"a statement has at most {limits.LINE_CHARACTERS} characters", "E004",
-                    "give a part of the expression a name of its own",
-                )  # fmt: skip
             self.lines.append(Line(self.start, self.end, self.indent, self.readable))
         self.open.clear()
         self.start = None

@@ -12,7 +12,7 @@ from attnc import limits, syntax
 from attnc.definitions import Definitions
 from attnc.directives import read_schedule
 from attnc.ir.cascade import Cascade
-from attnc.ir.source import CompileError, Source, Span, nearest
+from attnc.ir.source import CompileError, Source, Span
 from attnc.parsing import parse_file
 from attnc.typed import Errors
 
@@ -92,7 +92,7 @@ class _Files:
             if name not in found:
                 self.errors.add(
                     f"no cascade {name!r}", library.span(schedule.name), code="E010",
-                    help=nearest(name, list(found)),
+                    help=self.errors.nearest(name, found),
                 )  # fmt: skip
             elif name in cascades and cascades[name].schedule:
                 self.errors.add(f"{name} has two schedules", library.span(schedule.name),

@@ -20,7 +20,7 @@ from attnc.ir.cascade import (
     base,
 )
 from attnc.ir.expr import Access, Const, Expr, Extent, Index, Map, Param
-from attnc.ir.source import Source, Span, nearest
+from attnc.ir.source import Source, Span
 from attnc.ir.walk import free_ranks, subterms
 from attnc.terms import Scope
 from attnc.typed import (
@@ -151,7 +151,7 @@ class Names:
             return POISON
         if self.current is None:
             self.errors.add(f"no rank {rank!r}", span, code="E010",
-                            help=nearest(rank, sorted(self.over)))  # fmt: skip
+                            help=self.errors.nearest(rank, self.over))  # fmt: skip
             return POISON
         self.current.sizes.setdefault(rank, span)
         return Typed(Extent(rank, span), INT, scalar=True)
@@ -222,7 +222,7 @@ class Names:
             what = "rank" if name in self.over else "parameter"
             self.errors.add(f"{name} is a {what}, no tensor", at, code="E010")
         else:
-            near = nearest(name, sorted({*self.tensors, *self.targets}))
+            near = self.errors.nearest(name, {*self.tensors, *self.targets})
             self.errors.add(f"no tensor {name!r}", at, code="E010", help=near)
 
     def _wrong_count(self, name: str, known: Known, count: int, span: Span) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from attnc import limits, syntax
 from attnc.ir.algebra import MONOIDS, OPS, POPULATES
 from attnc.ir.cascade import DTYPES
 from attnc.ir.expr import Cast, Const, Expr, Map, Populate, Reduce
-from attnc.ir.source import Source, Span, nearest
+from attnc.ir.source import Source, Span
 from attnc.typed import (
     BOOL,
     INT,
@@ -52,19 +53,43 @@ class Scope(Protocol):
     def functions(self) -> list[str]: ...
 
 
-class Terms:
-    """Elaborates the terms of one statement; `inside` counts the functions put in place."""
+@dataclass(slots=True)
+class Effort:
+    """What the statement at hand has cost: levels and functions entered, terms looked at."""
 
-    def __init__(self, scope: Scope, errors: Errors, inside: int = 0) -> None:
+    levels: int = 0
+    functions: int = 0
+    steps: int = 0
+
+
+class Terms:
+    """Elaborates terms in a scope."""
+
+    def __init__(self, scope: Scope, errors: Errors, effort: Effort | None = None) -> None:
         self.scope = scope
         self.errors = errors
-        self.inside = inside
+        self.effort = effort or Effort()
 
     def span(self, term: syntax.Node) -> Span:
         return Span(self.scope.source, term.start, term.end)
 
     def of(self, term: syntax.Term) -> Typed:
         """The elaborated term; POISON where an error was reported. Raises Abandoned."""
+        self.effort.levels += 1
+        self.effort.steps += 1
+        if self.effort.levels > limits.LEVELS or self.effort.steps > limits.STEPS:
+            self.errors.add(
+                "this expression is too large, its functions put in place",
+                self.span(term),
+                code="E004",
+                help="give a part of it a name of its own",
+            )
+            raise Abandoned
+        found = self._of(term)
+        self.effort.levels -= 1
+        return found
+
+    def _of(self, term: syntax.Term) -> Typed:
         span = self.span(term)
         match term:
             case syntax.Number(_, _, text):
@@ -243,7 +268,7 @@ class Terms:
     def unknown_type(self, name: syntax.Name) -> None:
         self.errors.add(
             f"no type {name.text!r}", self.span(name), code="E010",
-            help=nearest(name.text, DTYPES) or f"types are {', '.join(DTYPES)}",
+            help=self.errors.nearest(name.text, DTYPES) or f"types are {', '.join(DTYPES)}",
         )  # fmt: skip
 
     def put_in_place(
@@ -257,17 +282,20 @@ class Terms:
         function, scope = defined
         if len(args) != len(function.params):
             return self.wrong_arity(name, args, len(function.params), len(function.params), span)
-        if self.inside >= limits.CALLS:
+        if self.effort.functions >= limits.CALLS:
             self.errors.add(
                 f"functions use one another more than {limits.CALLS} deep", span, code="E031",
                 help="a function cannot use itself",
             )  # fmt: skip
             raise Abandoned
         typed = [self.of(arg) for arg in args]
+        if any(arg.kind == UNKNOWN for arg in typed):
+            return POISON
         values = {param.text: arg for param, arg in zip(function.params, typed)}
-        found = Terms(Local(scope, values, self.errors), self.errors, self.inside + 1).of(
-            function.body
-        )
+        local = Terms(Local(scope, values, self.errors), self.errors, self.effort)
+        self.effort.functions += 1
+        found = local.of(function.body)
+        self.effort.functions -= 1
         return self.grown(found.expr, found.kind, [found], span, found.value, found.scalar)
 
     def reduced(self, term: syntax.Applied, span: Span) -> Typed:
@@ -344,7 +372,7 @@ class Terms:
     def unknown_function(self, name: syntax.Name) -> Typed:
         known = sorted({*RESERVED, *self.scope.functions()})
         self.errors.add(f"no function {name.text!r}", self.span(name), code="E010",
-                        help=nearest(name.text, known))  # fmt: skip
+                        help=self.errors.nearest(name.text, known))  # fmt: skip
         return POISON
 
 
@@ -361,7 +389,7 @@ class Local:
         if name not in self.values:
             self.errors.add(
                 f"no parameter {name!r}", span, code="E010",
-                help=nearest(name, sorted(self.values)),
+                help=self.errors.nearest(name, self.values),
             )  # fmt: skip
             return POISON
         return self.values[name]

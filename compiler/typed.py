@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from attnc import limits
 from attnc.ir.algebra import INTEGER_ROUNDING, OPS
 from attnc.ir.expr import ZERO, Expr
-from attnc.ir.source import CompileError, Span
+from attnc.ir.source import CompileError, Span, nearest
 
 NUMBER, INT, BOOL, UNKNOWN = "number", "int", "bool", ""
 KIND_NAMES = {NUMBER: "a number", INT: "an integer", BOOL: "a truth value", UNKNOWN: "unknown"}
@@ -44,6 +44,13 @@ class Errors:
 
     def add(self, message: str, span: Span, note: str = "", *, code: str, help: str = "") -> None:
         self.found.append(CompileError(message, span, note, code=code, help=help))
+
+    def nearest(self, name: str, known: Iterable[str]) -> str:
+        """A help that offers the most similar name; none once more errors than are shown."""
+        if len(self.found) > limits.REPORTED or len(name) > limits.COMPARED:
+            return ""
+        candidates = sorted({other for other in known if len(other) <= limits.COMPARED})
+        return nearest(name, candidates[: limits.CANDIDATES])
 
 
 class Abandoned(Exception):

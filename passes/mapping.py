@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnc.ir.cascade import Cascade, Directive, rank_of
-from attnc.ir.expr import Const, Extent, Index, Map, Param
+from attnc.ir.expr import Const, Extent, Index, Map, Param, Reduce
 from attnc.ir.source import CompileError
 from attnc.ir.targets import Target
+from attnc.ir.walk import subterms
 from attnc.passes.extents import Extents
 
 
@@ -45,7 +46,9 @@ class Mapping:
         found: dict[str, int] = {}
         for name in cascade.tiles:
             inner = next(d.name for d in cascade.ranks if d.extent == Param(name))
-            found[name] = self.tiles.get(inner, self.tiles.get(inner[:-1], self.stream))
+            default = next(d.default for d in cascade.params if d.name == name)
+            size = 1 if default == 1 else self.stream
+            found[name] = self.tiles.get(inner, self.tiles.get(inner[:-1], size))
         return found
 
 
@@ -54,12 +57,34 @@ def mapping(
 ) -> Mapping:
     """Defaults of the target, overridden by the cascade's schedule.
 
-    Raises CompileError for a rank that the cascade lacks, a tile that is no positive number, a
-    grid rank that is reduced, a streamed rank that is not, and for `split`, which has no kernel.
+    Raises CompileError for a size that is no positive number, and as `check_schedule` does.
     """
     width = max((sizes.get(rank, 0) for rank in _whole(cascade, long)), default=0)
     p, m, warps, stages = target.settings(width, dtype)
     tiles: dict[str, int] = {}
+    check_schedule(cascade)
+    for line in cascade.schedule:
+        match line.verb:
+            case "tile":
+                size = _number(cascade, line)
+                if size is not None:
+                    tiles[line.ranks[0]] = size
+            case "warps":
+                warps = _number(cascade, line) or warps
+            case "stages":
+                stages = _number(cascade, line) or stages
+            case _:
+                pass
+    return Mapping(target, long, tiles, m, p, warps, stages)
+
+
+def check_schedule(cascade: Cascade) -> None:
+    """Raise CompileError for a schedule that the dependences forbid, at its line.
+
+    That is a rank that the cascade lacks, a grid rank that is reduced, a streamed rank that is
+    not, and `split`, which has no kernel. Asked of a cascade as written, it names the Einsums of
+    its author.
+    """
     known = {r for t in cascade.inputs for r in t.ranks} | {d.name for d in cascade.ranks}
     reduced = _reduced(cascade)
     carried = {r for t in cascade.outputs for r in t.ranks}
@@ -72,15 +97,14 @@ def mapping(
                     code="E310",
                 )
         match line.verb:
-            case "tile":
-                size = _number(cascade, line)
-                if size is not None:
-                    tiles[line.ranks[0]] = size
             case "parallel":
                 for rank in line.ranks:
                     if rank not in carried:
+                        by = f"it is reduced by {reduced[rank]}" if rank in reduced else (
+                            "no output carries it"
+                        )
                         raise CompileError(
-                            f"{rank} cannot be parallel: it is reduced by {reduced.get(rank, '?')}",
+                            f"{rank} cannot be parallel: {by}",
                             line.span,
                             "instances of the grid do not see one another's results",
                             code="E311",
@@ -101,13 +125,10 @@ def mapping(
                     code="E313",
                     help="leave the line out: the rank is streamed by one instance",
                 )
-            case "warps":
-                warps = _number(cascade, line) or warps
-            case "stages":
-                stages = _number(cascade, line) or stages
+            case "tile" | "warps" | "stages":
+                pass
             case _:
                 raise CompileError(f"no such directive: {line.verb}", line.span, code="E314")
-    return Mapping(target, long, tiles, m, p, warps, stages)
 
 
 def _whole(cascade: Cascade, long: frozenset[str]) -> set[str]:
@@ -132,14 +153,13 @@ def _parts(expr: object) -> tuple[object, ...]:
 
 def _reduced(cascade: Cascade) -> dict[str, str]:
     """For each rank the first Einsum that reduces over it."""
-    from attnc.ir.expr import Reduce
-
     classes = rank_of(cascade)
     found: dict[str, str] = {}
     for einsum in cascade.einsums:
-        if isinstance(einsum.body, Reduce):
-            for rank in einsum.body.ranks:
-                found.setdefault(classes.get(rank, rank), einsum.target)
+        for term in subterms(einsum.body):
+            if isinstance(term, Reduce):
+                for rank in term.ranks:
+                    found.setdefault(classes.get(rank, rank), einsum.target)
     return found
 
 

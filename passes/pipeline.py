@@ -23,7 +23,7 @@ from attnc.passes.fiber import fiber
 from attnc.passes.fold_scale import fold_scale
 from attnc.passes.logsumexp import expand_logsumexp
 from attnc.passes.lower import KernelWriter, buffer
-from attnc.passes.mapping import Mapping, mapping
+from attnc.passes.mapping import Mapping, check_schedule, mapping
 from attnc.passes.normalise import normalise
 from attnc.passes.online import CannotTile, online
 from attnc.passes.recompute import recompute_parts
@@ -210,7 +210,9 @@ def stream(
         if not fiber(cascade, rank).reductions:
             continue
         try:
-            cascade = online(cascade, rank, plan.stream, stored).cascade
+            # A part of a rank is cut already: its positions are tiles.
+            part = any(decl.name == rank for decl in cascade.ranks)
+            cascade = online(cascade, rank, 1 if part else plan.stream, stored).cascade
         except CannotTile as error:
             raise CompileError(
                 f"{error.einsum.target} cannot be cut along {rank}",

@@ -1,0 +1,126 @@
+"""The callable that a compilation gives, and the record that `verify` gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import attnc
+from attnc.sampling import default_sizes, sample
+from attnc.verification import compare, relative_error
+
+PAIR = """\
+cascade pair[b](X[p, m], t[;]) -> D[p], G[p]:
+    D[p] = t[] * X[p, m]
+    G[p] = max[m](X[p, m])
+"""
+ODD = (
+    "cascade odd(self[p], args[p], file[p]) -> kwargs[p]:\n"
+    "    kwargs[p] = self[p] + args[p] + file[p]\n"
+)
+CPU = ("interpreter", "numpy")
+
+
+@pytest.fixture(params=CPU)
+def pair(request: pytest.FixtureRequest) -> object:
+    return attnc.compile(attnc.parse(PAIR)["pair"], backend=request.param)
+
+
+def test_arrays_give_a_named_tuple_of_arrays(pair: attnc.calling.Compiled) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 5, 7), dtype=np.float32)
+    found = pair(x, np.float32(2))
+    assert found._fields == ("D", "G")
+    np.testing.assert_allclose(found.D, 2 * x.sum(-1), atol=1e-5)
+    np.testing.assert_array_equal(found.G, x.max(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_tensors_give_tensors_of_their_type(
+    pair: attnc.calling.Compiled, dtype: torch.dtype
+) -> None:
+    x = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0)).to(dtype).mT
+    found = pair(X=x, t=2.0)
+    assert {part.dtype for part in found} == {dtype}
+    tolerance = 2 * torch.finfo(dtype).eps * 7
+    torch.testing.assert_close(found.D, 2 * x.sum(-1), atol=tolerance, rtol=tolerance)
+
+
+def test_tensors_are_read_in_place_and_may_want_gradients() -> None:
+    kernel = attnc.compile(attnc.parse(PAIR)["pair"])
+    x = torch.ones(1, 2, 3, requires_grad=True)
+    assert kernel(x, 1).D.tolist() == [[3.0, 3.0]]
+
+
+@pytest.mark.parametrize("backend", CPU)
+def test_any_name_is_a_name(backend: str) -> None:
+    kernel = attnc.compile(attnc.parse(ODD)["odd"], backend=backend)
+    one = np.ones(3, np.float32)
+    assert kernel(**{"self": one, "args": one, "file": one}).tolist() == [3, 3, 3]
+
+
+def test_what_does_not_fit_is_a_call_error(pair: attnc.calling.Compiled) -> None:
+    x = np.ones((2, 5, 7), np.float32)
+    for args, named in [
+        ((x,), {}),
+        ((x, 1.0, 2.0), {}),
+        ((x, 1.0), {"X": x}),
+        ((x[0], 1.0), {}),
+        ((x.astype(int), 1.0), {}),
+        (("text", 1.0), {}),
+        ((torch.ones(2, 5, 7, device="meta"), 1.0), {}),
+    ]:
+        with pytest.raises(attnc.CallError):
+            pair(*args, **named)
+
+
+def test_counters_are_those_of_the_last_call() -> None:
+    kernel = attnc.compile(attnc.parse(PAIR)["pair"])
+    assert kernel.program is not None and kernel.source
+    for extent in (4, 8):
+        kernel(np.ones((1, 2, extent), np.float32), 1.0)
+        assert kernel.counters.bytes_read >= 4 * 2 * extent
+        assert kernel.counters.bytes_written == 4 * 4
+
+
+def test_an_unknown_backend_or_a_module_is_a_call_error() -> None:
+    module = attnc.parse(PAIR)
+    with pytest.raises(attnc.CallError, match="interpreter, numpy, triton"):
+        attnc.compile(module["pair"], backend="cuda")
+    with pytest.raises(attnc.CallError, match="takes a cascade"):
+        attnc.compile(module)
+
+
+def test_errors_are_relative_to_the_largest_value() -> None:
+    truth = np.array([4.0, 1e-9, -np.inf])
+    assert relative_error(np.array([4.0, 2e-9, -np.inf]), truth) == pytest.approx(2.5e-10)
+    assert relative_error(np.array([4.0, 0.0, 0.0]), truth) == np.inf
+    assert relative_error(np.array([4.0, np.nan, -np.inf]), truth) == np.inf
+    assert relative_error(np.array([4.0]), truth) == np.inf
+    assert relative_error(np.zeros(2), np.zeros(2)) == 0
+
+
+def test_a_wrong_backend_is_found_and_a_refusal_is_no_agreement() -> None:
+    truth = {"Y": np.ones(3)}
+
+    def refuse() -> dict[str, np.ndarray]:
+        raise attnc.CompileError("no such thing")
+
+    (right,) = compare("a", lambda: {"Y": np.ones(3)}, truth, {"Y": 1e-5})
+    (wrong,) = compare("a", lambda: {"Y": np.array([1, 1, 1.1])}, truth, {"Y": 1e-5})
+    (refused,) = compare("a", refuse, truth, {"Y": 1e-5})
+    (skipped,) = compare("a", "no GPU", truth, {"Y": 1e-5})
+    assert [right.ok, wrong.ok, refused.ok, skipped.ok] == [True, False, False, True]
+
+
+def test_random_inputs_point_where_they_may() -> None:
+    text = (
+        "cascade paged(Kc[page, s], table[j]: int, len[;]: int, doc[m]: int) -> Y[m]:\n"
+        "    Y[m] = Kc[table[m // |s|], m % |s|] where m < len[] and doc[m] == 1\n"
+    )
+    cascade = attnc.parse(text)["paged"]
+    sizes = default_sizes(cascade)
+    arrays = sample(cascade, sizes)
+    assert arrays["table"].min() >= 0 and arrays["table"].max() < sizes["page"]
+    assert 1 <= arrays["len"] <= sizes["m"]
+    assert set(arrays["doc"]) <= {0, 1, 2}
