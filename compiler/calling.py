@@ -44,21 +44,7 @@ class Compiled:
         return self.runner.counters if isinstance(self.runner, Executable) else None
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        values = (*args, *kwargs.values())
-        torch = _torch_of(values)
-        wide = any(str(getattr(value, "dtype", "")).endswith("float64") for value in values)
-        view = _shape if isinstance(self.runner, Kernel) else _array
-        real = np.dtype(np.float64 if wide else np.float32)
-        numbers = {tensor.name: real for tensor in self.cascade.inputs if tensor.dtype in FLOATS}
-        names = [tensor.name for tensor in self.cascade.inputs]
-        call = bind(
-            self.cascade,
-            tuple(
-                view(value, numbers.get(name))
-                for value, name in zip_longest(args, names[: len(args)])
-            ),
-            {name: view(value, numbers.get(name)) for name, value in kwargs.items()},
-        )
+        call = bind(self.cascade, *self._views(args, kwargs))
         if isinstance(self.runner, Kernel):
             # Triton's interpreter computes with NumPy; a division by zero is no cause for alarm.
             with np.errstate(all="ignore"):
@@ -68,12 +54,26 @@ class Compiled:
             if self.runner is None
             else self.runner.run(call.arrays, call.extents)
         )
-        if torch is not None:
-            given = {
-                tensor.name: value for tensor, value in zip(self.cascade.inputs, args)
-            } | kwargs
-            results = self._tensors(torch, results, given)
-        return _outputs(self.cascade, results)
+        torch = _torch_of((*args, *kwargs.values()))
+        if torch is None:
+            return _outputs(self.cascade, results)
+        given = dict(zip((tensor.name for tensor in self.cascade.inputs), args)) | kwargs
+        return _outputs(self.cascade, self._tensors(torch, results, given))
+
+    def _views(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[np.ndarray, ...], dict[str, np.ndarray]]:
+        """The arguments as arrays that `bind` can judge: a GPU's tensors by their shape alone."""
+        view = _shape if isinstance(self.runner, Kernel) else _array
+        values = (*args, *kwargs.values())
+        wide = any(str(getattr(value, "dtype", "")).endswith("float64") for value in values)
+        real = np.dtype(np.float64 if wide else np.float32)
+        reals = {tensor.name: real for tensor in self.cascade.inputs if tensor.dtype in FLOATS}
+        names = [tensor.name for tensor in self.cascade.inputs][: len(args)]
+        return (
+            tuple(view(value, reals.get(name)) for name, value in zip_longest(names, args)),
+            {name: view(value, reals.get(name)) for name, value in kwargs.items()},
+        )
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Call with arrays by name and give the outputs by name, however many there are."""

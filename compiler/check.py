@@ -34,13 +34,11 @@ from attnc.typed import (
 
 
 def check_cascade(text: syntax.CascadeText, library: Library, errors: Errors) -> Checked | None:
-    """The cascade of a text, or None where it has an error."""
+    """The cascade of a text, or None where it, or what it uses, has an error."""
     before = len(errors.found)
     check = _Check(text, library, errors)
     check.run()
-    if len(errors.found) > before or any(isinstance(line, syntax.Broken) for line in text.lines):
-        return None
-    return check.result()
+    return check.result() if check.whole and len(errors.found) == before else None
 
 
 class _Check:
@@ -61,6 +59,7 @@ class _Check:
         self.terms = Terms(self.names, errors)
         self.steps = find_steps(self.statements, self.batch)
         self.einsums: list[Einsum] = []
+        self.whole = not broken
         self.typed: dict[str, syntax.Name] = {}
         for line in self.statements:
             if line.kind is not None:
@@ -177,7 +176,7 @@ class _Check:
             typed = self.terms.of(line.default)
             value = typed.expr.value if isinstance(typed.expr, Const) else typed.value
             if typed.kind == UNKNOWN:
-                value = None
+                self.whole, value = False, None
             elif value is None:
                 self.errors.add(
                     f"the default of {name} is no constant", self.span(line.default), code="E041",
@@ -202,6 +201,7 @@ class _Check:
             self.names.defaults = False
             self.names.over[name] = name
         self.names.declared[name] = RankDecl(name, typed.expr, self.span(line))
+        self.whole &= typed.kind != UNKNOWN
         if typed.kind == UNKNOWN:
             return
         if not typed.scalar:
@@ -247,9 +247,10 @@ class _Check:
         except Abandoned:
             kind = UNKNOWN
         self.names.current = None
-        if left is None or (kind == UNKNOWN and left is not None and not left):
+        self.whole &= kind != UNKNOWN
+        if left is None:
             self.forget(line.target.text, self.span(line.target))
-        if left is not None:
+        else:
             self.remember(line, left, UNKNOWN if len(self.errors.found) > before else kind)
 
     def remember(self, line: syntax.Statement, left: tuple[Left, ...], kind: str) -> None:

@@ -54,8 +54,8 @@ class _Reader:
     def directive(self, line: syntax.DirectiveLine) -> Directive:
         verb = line.verb.text
         if verb not in VERBS:
-            self.refuse(f"no directive {verb!r}", line.verb, "E010",
-                        self.errors.nearest(verb, VERBS) or f"there are {', '.join(VERBS)}")  # fmt: skip
+            help = self.errors.nearest(verb, VERBS) or f"there are {', '.join(VERBS)}"
+            self.refuse(f"no directive {verb!r}", line.verb, "E010", help)
         if verb in _WITH_NUMBER:
             if len(line.operands) != 1 or line.by is not None:
                 self.refuse(f"{verb} takes one number", line, help=f"write {verb} 4")

@@ -79,7 +79,8 @@ class _Reader:
                 if name.text not in self.batch:
                     self.errors.add(
                         f"{name.text!r} is no batch rank of {self.text.name.text}",
-                        self.span(name), code="E010", help=self.errors.nearest(name.text, self.batch),
+                        self.span(name), code="E010",
+                        help=self.errors.nearest(name.text, self.batch),
                     )  # fmt: skip
         own = self.own(found, primes=False)
         dtype = self.dtype(found)
@@ -113,10 +114,10 @@ class _Reader:
         if found.kind is None:
             return "float"
         if found.kind.text not in DTYPES:
+            help = self.errors.nearest(found.kind.text, DTYPES) or f"types are {', '.join(DTYPES)}"
             self.errors.add(
-                f"no type {found.kind.text!r}", self.span(found.kind), code="E010",
-                help=self.errors.nearest(found.kind.text, DTYPES) or f"types are {', '.join(DTYPES)}",
-            )  # fmt: skip
+                f"no type {found.kind.text!r}", self.span(found.kind), code="E010", help=help
+            )
             return "float"
         return found.kind.text
 

@@ -15,24 +15,30 @@ Settings = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One back-end: settings up to each width of the whole ranks, widest last."""
+    """One back-end: settings up to each width of the whole ranks, widest last.
+
+    `wide` holds for types of 32 bits and more, `by_width` for narrower ones; `base2` says that
+    the machine has exp2 alone in hardware.
+    """
 
     name: str
     base2: bool
     by_width: tuple[tuple[int, Settings], ...]
+    wide: tuple[tuple[int, Settings], ...]
 
     def settings(self, width: int, dtype: str) -> Settings:
         """Tiles and launch settings for a width (0 where it is not known) and a type."""
-        for limit, settings in self.by_width:
-            if width <= limit:
-                p, m, warps, stages = settings
-                return (p, m // 2, warps, 2) if dtype in ("f32", "f64") and self.base2 else settings
-        return self.by_width[-1][1]
+        table = self.wide if dtype in ("f32", "f64") else self.by_width
+        return next((settings for limit, settings in table if width <= limit), table[-1][1])
 
 
+CPU = ((1 << 30, (128, 512, 1, 1)),)
 TARGETS = {
-    "numpy": Target("numpy", False, ((1 << 30, (128, 512, 1, 1)),)),
+    "numpy": Target("numpy", False, CPU, CPU),
     "triton": Target(
-        "triton", True, ((64, (128, 64, 4, 3)), (128, (128, 64, 8, 3)), (1 << 30, (64, 32, 8, 2)))
+        "triton",
+        True,
+        ((128, (128, 64, 8, 3)), (256, (64, 32, 8, 2))),
+        ((128, (64, 32, 8, 1)), (256, (32, 32, 8, 1))),
     ),
 }

@@ -12,7 +12,6 @@ maxima.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from attnc.ir.algebra import MONOIDS
@@ -186,19 +185,19 @@ def guarded(
     empty = empty_values(facts)
     conditions: list[Expr] = []
     extra: list[Einsum] = []
+    own = Access(part.target, tuple(Index(rank) for rank in part.ranks))
     for expr in outer:
         for access in dict.fromkeys(accesses(expr)):
             if access.tensor not in empty:
                 continue
             start = empty[access.tensor]
-            if math.isfinite(probe(expr, {access: start})):
+            if probe(value, {access: start, own: identity}) == identity:
                 continue
             if _asked(access.tensor, facts):
                 conditions.append(Map("==", (access, number(start))))
             elif not extra:
                 extra.append(_presence(part, names))
-                own = tuple(Index(rank) for rank in part.ranks)
-                conditions.append(Map("not", (Access(extra[0].target, own),)))
+                conditions.append(Map("not", (Access(extra[0].target, own.subscripts),)))
     if not conditions:
         return value, []
     condition = conditions[0]

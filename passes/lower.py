@@ -128,11 +128,15 @@ class KernelWriter:
 
     def _is_axis(self, rank: str) -> bool:
         """Whether a rank variable runs along a tile; notes its axis if so."""
-        if rank in self.loops or self.grid.get(rank) == 1:
+        if rank in self.loops or self.grid.get(rank) == 1 or self._single(rank):
             return False
         if rank not in self.axes:
             self.axes[rank] = self._axis(rank)
         return True
+
+    def _single(self, rank: str) -> bool:
+        """Whether a rank has one position, whatever the call: it needs no axis."""
+        return self.extents.of(self.classes.get(rank, base(rank))) == ONE
 
     def _axis(self, rank: str) -> Axis:
         extent = self.extents.of(self.classes.get(rank, base(rank)))
@@ -148,6 +152,8 @@ class KernelWriter:
             if depth is not None:
                 return Index(rank), depth
             raise InvalidIR(f"{self.name}: {rank} is used outside its loop")
+        if self._single(rank):
+            return ZERO, 0
         self._is_axis(rank)
         return Index(rank), 0
 
@@ -299,7 +305,8 @@ class KernelWriter:
         return tuple(rank for rank in einsum.ranks if self._is_axis(rank))
 
     def _reduce(self, einsum: Einsum, body: Reduce) -> Value:
-        for rank in body.ranks:
+        ranks = tuple(rank for rank in body.ranks if not self._single(rank))
+        for rank in ranks:
             if not self._is_axis(rank) or rank in self.grid:
                 raise CompileError(
                     f"{einsum.target} reduces over {rank}, along which its kernel is cut",
@@ -314,8 +321,8 @@ class KernelWriter:
         )
         for scope in self.scopes.open[1:]:
             scope.reduced.append((einsum.target, frozenset(predicates)))
-        if body.op == "sum":
-            contracted = self._contraction(einsum, body, predicates)
+        if body.op == "sum" and len(ranks) == 1:
+            contracted = self._contraction(einsum, body, ranks[0], predicates)
             if contracted is not None:
                 return contracted
         value, depth = self._value(body.body)
@@ -325,10 +332,13 @@ class KernelWriter:
                 Map("select", (mask, value, self._identity(body.op))),
                 max(depth, inner),
             )
-        source, depth = self._operand(einsum, value, depth, body.ranks)
+        if not ranks:
+            own = self._ranks(value)
+            return self.scopes.named(einsum.target, own, value, depth, einsum.span), depth
+        source, depth = self._operand(einsum, value, depth, ranks)
         name = self.scopes.fresh(einsum.target, depth)
-        result = tuple(rank for rank in source.ranks if rank not in body.ranks)
-        self.scopes.emit(Fold(name, result, body.op, source, body.ranks, einsum.span), depth)
+        result = tuple(rank for rank in source.ranks if rank not in ranks)
+        self.scopes.emit(Fold(name, result, body.op, source, ranks, einsum.span), depth)
         return Tile(name, result), depth
 
     def _identity(self, op: str) -> Expr:
@@ -339,12 +349,9 @@ class KernelWriter:
         return own.identity
 
     def _contraction(
-        self, einsum: Einsum, body: Reduce, predicates: tuple[Expr, ...]
+        self, einsum: Einsum, body: Reduce, over: str, predicates: tuple[Expr, ...]
     ) -> Value | None:
         """A sum of products as a matrix product, where it is one."""
-        if len(body.ranks) != 1:
-            return None
-        over = body.ranks[0]
         inside: list[Part] = []
         outside: list[Part] = []
         for factor, inverse in factors(body.body):

@@ -100,11 +100,10 @@ def check_schedule(cascade: Cascade) -> None:
             case "parallel":
                 for rank in line.ranks:
                     if rank not in carried:
-                        by = f"it is reduced by {reduced[rank]}" if rank in reduced else (
-                            "no output carries it"
-                        )
+                        by = reduced.get(rank)
+                        why = f"it is reduced by {by}" if by else "no output carries it"
                         raise CompileError(
-                            f"{rank} cannot be parallel: {by}",
+                            f"{rank} cannot be parallel: {why}",
                             line.span,
                             "instances of the grid do not see one another's results",
                             code="E311",

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from attnc.ir.cascade import Cascade, Refusal, Step
-from attnc.ir.expr import Expr, Extent
+from attnc.ir.expr import Expr, Extent, Populate, Reduce
+from attnc.ir.print_expr import print_expr
 from attnc.ir.source import CompileError
 from attnc.ir.targets import TARGETS, Target
 from attnc.ir.tile import Kernel, Program
@@ -49,9 +50,38 @@ def repeated(cascade: Cascade) -> tuple[str, ...]:
     return tuple(rank for rank in more if fiber(cascade, rank).reductions)
 
 
+def is_part(cascade: Cascade, rank: str) -> bool:
+    """Whether a rank is declared: a part of another that is cut already, its positions tiles."""
+    return any(decl.name == rank for decl in cascade.ranks)
+
+
 def free_extents(extent: Expr) -> bool:
     """Whether a declared extent depends on that of another rank."""
     return any(isinstance(term, Extent) for term in subterms(extent))
+
+
+def expand(cascade: Cascade) -> Cascade:
+    """Take log-sum-exps apart, and say so for every rank whose passes are counted anew."""
+    changed = expand_logsumexp(cascade)
+    if changed is cascade:
+        return cascade
+    before, after = passes(cascade), passes(changed)
+    steps = tuple(
+        Step(
+            law="log-sum-exp",
+            rank=rank,
+            einsums=(einsum.target,),
+            before=before[rank],
+            after=after[rank],
+            text=f"{einsum.target} is a maximum and a sum of exponentials relative to it",
+            proof="logsumexp(x) = max(x) + log(sum(exp(x - max(x))))",
+            span=einsum.span,
+        )
+        for einsum in cascade.einsums
+        if isinstance(einsum.body, Reduce) and einsum.body.op == "logsumexp"
+        for rank in einsum.body.ranks
+    )
+    return replace(changed, derivation=(*cascade.derivation, *steps))
 
 
 def defer_factors(cascade: Cascade) -> Cascade:
@@ -83,7 +113,7 @@ def run_reductions(cascade: Cascade) -> Cascade:
     """Turn reductions that wait for one another into running ones wherever this saves a pass."""
     for rank in repeated(cascade):
         try:
-            result = online(cascade, rank, TILE, ())
+            result = online(cascade, rank, 1 if is_part(cascade, rank) else TILE, ())
         except CannotTile as error:
             refusal = Refusal(rank, error.einsum.target, "", error.reason, error.einsum.span)
             cascade = replace(cascade, refusals=(*cascade.refusals, refusal))
@@ -114,25 +144,39 @@ def run_reductions(cascade: Cascade) -> Cascade:
     return cascade
 
 
-def kept(cascade: Cascade) -> tuple[Refusal, ...]:
-    """Tensors that are wanted whole along a rank and wait for a reduction over it."""
+def kept(cascade: Cascade, ranks: tuple[str, ...]) -> tuple[Refusal, ...]:
+    """Why passes over ranks are left: tensors wanted whole that wait, and points that are chosen.
+
+    A tensor is wanted whole along a rank if an output that carries the rank depends on it.
+    """
     found: list[Refusal] = []
     wanted = {t.name: (t.ranks, closure(cascade, t.name, set())) for t in cascade.outputs}
-    for rank in repeated(cascade):
+    for rank in ranks:
         facts = fiber(cascade, rank)
-        whole = {name for ranks, inside in wanted.values() if rank in ranks for name in inside}
-        for einsum in cascade.einsums:
-            awaited = facts.waits[einsum.target] - {einsum.target}
-            if rank in einsum.ranks and awaited and einsum.target in whole:
+        whole = {name for carried, inside in wanted.values() if rank in carried for name in inside}
+        waiting = {
+            einsum: facts.waits[einsum.target] - {einsum.target}
+            for einsum in cascade.einsums
+            if rank in einsum.ranks and einsum.target in whole
+        }
+        for einsum, awaited in waiting.items():
+            if awaited and not any(awaited < other for other in waiting.values()):
+                which = "which reduces" if len(awaited) == 1 else "which reduce"
                 names = " and ".join(sorted(awaited))
-                reason = f"keeps {rank} and waits for {names}, which reduces over it"
+                reason = f"keeps {rank} and waits for {names}, {which} over it"
                 found.append(Refusal(rank, einsum.target, einsum.target, reason, einsum.span))
+        for einsum in cascade.einsums:
+            body = einsum.body
+            if isinstance(body, Populate) and body.rank == rank:
+                reason = f"chooses among all points of {rank} before any can be read"
+                term = print_expr(body)
+                found.append(Refusal(rank, einsum.target, term, reason, einsum.span))
     return tuple(found)
 
 
 STEPS: tuple[tuple[str, Callable[[Cascade], Cascade]], ...] = (
     ("normalise", normalise),
-    ("expand", expand_logsumexp),
+    ("expand", expand),
     ("defer", defer_factors),
     ("online", run_reductions),
 )
@@ -141,8 +185,10 @@ STEPS: tuple[tuple[str, Callable[[Cascade], Cascade]], ...] = (
 def optimize(cascade: Cascade, observe: Observe | None = None) -> Cascade:
     """The cascade with the fewest passes that the laws allow, with its derivation.
 
-    Returns the cascade as it was, with the reasons, where no rank needs fewer passes.
+    Returns the cascade as it was, with the reasons, where no rank needs fewer passes. Raises
+    CompileError for a schedule that the dependences of the cascade forbid.
     """
+    check_schedule(cascade)
     result = replace(cascade, derivation=(), refusals=())
     for name, step in STEPS:
         result = step(result)
@@ -151,7 +197,8 @@ def optimize(cascade: Cascade, observe: Observe | None = None) -> Cascade:
     before, after = passes(cascade), passes(result)
     saved = any(after.get(rank, count) < count for rank, count in before.items())
     chosen = result if saved else cascade
-    refusals = tuple(dict.fromkeys((*result.refusals, *kept(chosen))))
+    left = tuple(rank for rank in before if passes(chosen).get(rank, 1) > 1)
+    refusals = tuple(dict.fromkeys((*result.refusals, *kept(normalise(cascade), left))))
     return replace(chosen, derivation=result.derivation if saved else (), refusals=refusals)
 
 
@@ -210,9 +257,8 @@ def stream(
         if not fiber(cascade, rank).reductions:
             continue
         try:
-            # A part of a rank is cut already: its positions are tiles.
-            part = any(decl.name == rank for decl in cascade.ranks)
-            cascade = online(cascade, rank, 1 if part else plan.stream, stored).cascade
+            tile = 1 if is_part(cascade, rank) else plan.stream
+            cascade = online(cascade, rank, tile, stored).cascade
         except CannotTile as error:
             raise CompileError(
                 f"{error.einsum.target} cannot be cut along {rank}",

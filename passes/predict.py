@@ -69,6 +69,30 @@ class Counts:
     flops: Number = 0
     peak_live_bytes: Number = 0
 
+    def at(self, extents: Mapping[str, int]) -> Counts:
+        """Symbolic counts in numbers, sums added up."""
+        values = {extent_symbol(rank): extent for rank, extent in extents.items()}
+
+        def number(quantity: Number) -> int:
+            found = sympy.sympify(quantity).subs(values)
+            while found.has(sympy.Sum):
+                found = found.replace(sympy.Sum, _unrolled)
+            return int(found)
+
+        return Counts(
+            number(self.bytes_read),
+            number(self.bytes_written),
+            number(self.flops),
+            number(self.peak_live_bytes),
+        )
+
+
+def _unrolled(term: Number, *limits: tuple[Number, Number, Number]) -> Number:
+    """A sum as its terms, by the counter of its outermost sign; those inside may depend on it."""
+    counter, lo, hi = limits[-1]
+    inner = sympy.Sum(term, *limits[:-1]) if limits[:-1] else term
+    return sum(inner.subs(counter, k) for k in range(int(lo), int(hi) + 1))
+
 
 def predict(
     program: Program, extents: Mapping[str, int], dtype: str = "f32", data: Data | None = None

@@ -43,8 +43,10 @@ def recompute_parts(cascade: Cascade, whole: frozenset[str]) -> Cascade:
 
     def part(source: Einsum, term: Access) -> Access:
         values = dict(zip(source.ranks, term.subscripts))
-        free = {rank for subscript in term.subscripts for rank in free_ranks(subscript)}
-        ranks = (*cascade.batch, *sorted(free - set(cascade.batch)))
+        free = dict.fromkeys(cascade.batch)
+        for subscript in term.subscripts:
+            free.update(dict.fromkeys(sorted(free_ranks(subscript), reverse=True)))
+        ranks = tuple(free)
         where = [] if source.where is None else [substitute(source.where, values)]
         bounds = domains.position(term)
         name = names.fresh(f"{source.target}_part")

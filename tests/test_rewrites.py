@@ -173,7 +173,7 @@ KEPT: dict[str, tuple[int, int, str, str, str]] = {
     O[p, f] = select(S[p, m] > G[p] - 1, exp(S[p, m] - G[p]), 0) * V[m, f]""",
     ),
     "two branches that would be corrected otherwise": (
-        2, 2, "O", "is no product",
+        2, 2, "O", "select",
         GIVEN + """    G[p] = max[m](S[p, m])
     O[p, f] = select(m % 2 == 0, exp(S[p, m] - G[p]), exp2(S[p, m] - G[p])) * V[m, f]""",
     ),
@@ -183,7 +183,7 @@ KEPT: dict[str, tuple[int, int, str, str, str]] = {
     O[p, f] = exp((S[p, m] - G[p]) / tau[m]) * V[m, f]""",
     ),
     "a variance about its mean, which would cancel": (
-        2, 2, "O", "is no product",
+        2, 2, "O", "may pass through 0",
         ROWS + """    M[p] = sum[m](S[p, m]) / |m|
     O[p] = sum[m]((S[p, m] - M[p]) ** 2)""",
     ),
@@ -203,7 +203,7 @@ KEPT: dict[str, tuple[int, int, str, str, str]] = {
     O[p] = max[m](S[p, m] * G[p])""",
     ),
     "a mean taken off, which would cancel": (
-        2, 2, "O", "is no product",
+        2, 2, "O", "may pass through 0",
         GIVEN + """    D[p] = sum[m](S[p, m])
     O[p, f] = (S[p, m] - D[p]) * V[m, f]""",
     ),
@@ -381,9 +381,9 @@ def test_a_schedule_fills_in_what_it_leaves_out() -> None:
         ("parallel p, m", "m cannot be parallel: it is reduced by G"),
         ("stream f", "f cannot be streamed"),
         ("split m by 8", "split"),
-        ("tile p by 0", "positive"),
+        ("tile p by 0", "at least 1"),
         ("tile q by 8", "q"),
-        ("warps 0", "positive"),
+        ("warps 0", "at least 1"),
     ],
 )
 def test_a_schedule_that_cannot_be_kept(schedule: str, words: str) -> None:
