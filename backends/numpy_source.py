@@ -255,7 +255,8 @@ class _Kernel(Expressions):
         kind = kind or held.kind
         if not ranks:
             number = {"real": "float", "int": "int", "bool": "bool"}[kind]
-            return held if held.kind == kind else replace(held, code=f"{number}({held.code})")
+            cast = f"{number}({held.code})"
+            return held if held.kind == kind else replace(held, code=cast, kind=kind)
         sizes = tuple(self.frame.sizes[rank] for rank in ranks)
         if held.ranks == ranks and held.kind == kind and held.sizes == sizes:
             if held.slot is not None and not held.free:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from attnc import limits, syntax
+from attnc import syntax
 from attnc.header import read_header
 from attnc.ir.cascade import Cascade, Einsum, Left, ParamDecl, RankDecl, base, variables
 from attnc.ir.einstein import free_in_order, split_where
@@ -298,12 +298,6 @@ class _Check:
         dtype = None if line.kind is None else line.kind.text
         last = Einsum(line.target.text, left, expr, mask, dtype, self.span(line))
         self.einsums += (self.sized(einsum) for einsum in (*current.pending, last))
-        if len(self.einsums) > limits.EINSUMS:
-            self.errors.add(
-                f"{self.text.name.text} has more than {limits.EINSUMS} Einsums, its functions put "
-                "in place", self.span(line), code="E004", help="make it several cascades",
-            )  # fmt: skip
-            raise Abandoned
         return kind
 
     def merged(

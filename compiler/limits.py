@@ -8,8 +8,8 @@ DEPTH = 100
 """Levels of an expression, after functions were put in place."""
 TERMS = 20_000
 """Operations of one Einsum, after functions were put in place."""
-EINSUMS = 2000
-"""Einsums of one cascade, after functions were put in place."""
+PLACED = 2000
+"""Einsums that the functions of a file add in all the places where they are used."""
 CALLS = 32
 """Functions that use one another, one inside the next; files that import one another."""
 REPORTED = 20

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from attnc import syntax
+from attnc import limits, syntax
 from attnc.inline import Misfit, Surroundings, place
 from attnc.ir.algebra import MONOIDS
 from attnc.ir.cascade import (
@@ -21,7 +21,7 @@ from attnc.ir.cascade import (
 )
 from attnc.ir.expr import Access, Const, Expr, Extent, Index, Map, Param
 from attnc.ir.source import Source, Span
-from attnc.ir.walk import free_ranks, subterms
+from attnc.ir.walk import depth, free_ranks, subterms
 from attnc.terms import Scope
 from attnc.typed import (
     INT,
@@ -311,6 +311,8 @@ class Names:
             return POISON
         for rank in ranks or ():
             self.bind(rank, span)
+        if self.errors.placed > limits.PLACED:
+            raise Abandoned
         callee = self.library.checked(name, span)
         if callee is None or any(arg.kind == UNKNOWN for arg in args):
             return POISON
@@ -333,7 +335,22 @@ class Names:
             self.over[decl.name] = decl.name
             self.declared[decl.name] = decl
         self.current.pending += placed.einsums
+        self._stays_small(placed.einsums, span)
         return Typed(placed.result, callee.result, 1 + len(placed.result.subscripts), 2)
+
+    def _stays_small(self, einsums: Sequence[Einsum], span: Span) -> None:
+        """What a function adds is bounded, however functions use one another."""
+        self.errors.placed += len(einsums)
+        levels = max(max(depth(einsum.body), depth(einsum.where)) for einsum in einsums)
+        if self.errors.placed <= limits.PLACED and levels <= limits.LEVELS:
+            return
+        what = (
+            f"more than {limits.LEVELS} levels"
+            if levels > limits.LEVELS
+            else f"more than {limits.PLACED} Einsums"
+        )
+        self.errors.add(f"the functions put in place have {what}", span, code="E004")
+        raise Abandoned
 
     # ---- after a statement
 

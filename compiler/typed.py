@@ -37,10 +37,12 @@ POISON = Typed(ZERO, UNKNOWN)
 
 
 class Errors:
-    """The errors of a run, in the order in which they were found."""
+    """The errors of a run in the order in which they were found; `placed` counts the Einsums that
+    functions added to it."""
 
     def __init__(self) -> None:
         self.found: list[CompileError] = []
+        self.placed = 0
 
     def add(self, message: str, span: Span, note: str = "", *, code: str, help: str = "") -> None:
         self.found.append(CompileError(message, span, note, code=code, help=help))

@@ -61,6 +61,17 @@ def subterms(expr: Expr | None) -> Iterator[Expr]:
         stack.extend(reversed(children(term)))
 
 
+def depth(expr: Expr | None) -> int:
+    """The number of levels of an expression, found without recursion."""
+    deepest = 0
+    stack = [] if expr is None else [(expr, 1)]
+    while stack:
+        term, level = stack.pop()
+        deepest = max(deepest, level)
+        stack.extend((part, level + 1) for part in children(term))
+    return deepest
+
+
 def rewrite(expr: Expr, rule: Callable[[Expr], Expr | None]) -> Expr:
     """Apply a rule once at every node, leaves first; None means unchanged."""
     parts = tuple(rewrite(part, rule) for part in children(expr))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from attnc.ir.cascade import Cascade, Refusal, Step
+from attnc.ir.cascade import Cascade, Refusal, Step, rank_of
 from attnc.ir.expr import Expr, Extent, Populate, Reduce
 from attnc.ir.print_expr import print_expr
 from attnc.ir.source import CompileError
@@ -66,6 +66,7 @@ def expand(cascade: Cascade) -> Cascade:
     if changed is cascade:
         return cascade
     before, after = passes(cascade), passes(changed)
+    classes = rank_of(cascade)
     steps = tuple(
         Step(
             law="log-sum-exp",
@@ -79,7 +80,7 @@ def expand(cascade: Cascade) -> Cascade:
         )
         for einsum in cascade.einsums
         if isinstance(einsum.body, Reduce) and einsum.body.op == "logsumexp"
-        for rank in einsum.body.ranks
+        for rank in dict.fromkeys(classes.get(rank, rank) for rank in einsum.body.ranks)
     )
     return replace(changed, derivation=(*cascade.derivation, *steps))
 

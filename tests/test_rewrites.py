@@ -270,12 +270,12 @@ def test_values_stay(case: str) -> None:
     check_values(SHORTER[case][2] if case in SHORTER else KEPT[case][4])
 
 
-@pytest.mark.parametrize(
-    "case", [case for case, (_, _, text) in SHORTER.items() if "G[p])" in text or "softmax" in text]
-)
+# Those that are finite as written, however large the scores.
+STABLE = [case for case, (_, _, text) in SHORTER.items() if SOFTMAX[:30] in text]
+
+
+@pytest.mark.parametrize("case", STABLE)
 def test_values_stay_where_exponentials_overflow(case: str) -> None:
-    if "polynomial" in case or "positive" in case:
-        pytest.skip("infinite as written")
     check_values(SHORTER[case][2], 1e4)
 
 
