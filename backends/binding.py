@@ -82,7 +82,10 @@ def is_float(dtype: np.dtype[Any]) -> bool:
 
 
 def _typed(tensor: Tensor, value: Any) -> Array:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise CallError(f"{tensor.name} is no array: {error}") from None
     fits = {"int": array.dtype.kind in "iu", "bool": array.dtype.kind == "b"}
     if not fits.get(tensor.dtype, is_float(array.dtype)):
         wanted = "a floating type" if tensor.dtype in FLOATS else tensor.dtype

@@ -33,7 +33,7 @@ from attnc.ir.expr import (
     Reduce,
     Tile,
 )
-from attnc.ir.source import InvalidIR
+from attnc.ir.source import CallError, InvalidIR
 from attnc.ir.walk import free_ranks
 
 LARGEST_SPACE = 1 << 24
@@ -81,8 +81,9 @@ class _Run:
         self.tensors: dict[str, tuple[Array, Array | None]] = {}
         for tensor in cascade.inputs:
             array = call.arrays[tensor.name]
-            if tensor.dtype in FLOATS:
-                array = array.astype(self.dtype)
+            if tensor.dtype != "bool":
+                # Narrow integers would wrap where the language's do not.
+                array = array.astype(self.dtype if tensor.dtype in FLOATS else np.int64)
             self.tensors[tensor.name] = (array, None)
         self.positions: dict[str, Array] = {}
         self.bound: dict[str, Val] = {}
@@ -131,7 +132,11 @@ class _Run:
             shape[self.iterative[einsum.target][0]] += 1
         kind = {"int": np.dtype(np.int64), "bool": np.dtype(np.bool_)}
         dtype = kind.get(einsum.dtype or "", self.dtype)
-        self.tensors[einsum.target] = (np.zeros(shape, dtype), np.zeros(shape, np.bool_))
+        try:
+            self.tensors[einsum.target] = (np.zeros(shape, dtype), np.zeros(shape, np.bool_))
+        except (MemoryError, ValueError):
+            size = " x ".join(map(str, shape))
+            raise CallError(f"{einsum.target} has {size} points, too many for memory") from None
 
     def _einsum(self, einsum: Einsum, fixed: dict[str, int]) -> None:
         whole = {r: np.arange(self._extent(r)) for r in variables(einsum)}
@@ -309,8 +314,9 @@ class _Run:
             data = data.astype(np.bool_)
         elif data.dtype.kind == "b":
             data = data.astype(np.int64)
-        if data.dtype.kind == "i" and (op in ("max", "min") or op == "logsumexp"):
-            data = data.astype(self.dtype)
+        if data.dtype.kind == "i" and op in ("max", "min", "logsumexp"):
+            # An infinity may come out; float64 holds every position beside it.
+            data = data.astype(np.float64)
         if mask is not None:
             data = np.where(mask, data, np.asarray(monoid.identity).astype(data.dtype))
         match op:

@@ -88,7 +88,8 @@ def _rational(top: tuple[float, ...], bottom: tuple[float, ...], x: Array) -> Ar
 
 def _erf_near(x: Any) -> Array:
     x = np.asarray(x, np.float64)
-    return x * _rational(_NEAR_TOP, _NEAR_BOTTOM, x * x)
+    result: Array = x * _rational(_NEAR_TOP, _NEAR_BOTTOM, x * x)
+    return result
 
 
 def _erfc(x: Any) -> Array:

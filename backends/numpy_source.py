@@ -210,7 +210,7 @@ class _Kernel(Expressions):
             self.line(f"peak = max(peak, {', '.join(peaks)})")
 
     def _bytes(self, alive: Alive) -> str:
-        parts = (("width * ", alive.real), ("8 * ", alive.int), ("", alive.bool))
+        parts = (("width * ", alive.reals), ("8 * ", alive.integers), ("", alive.truths))
         return " + ".join(f"{unit}({self._amount(part)})" for unit, part in parts if part)
 
     def _amount(self, amount: Amount) -> str:

@@ -200,6 +200,7 @@ def _blas() -> ThreadpoolController:
 
 def one_blas_thread() -> AbstractContextManager[Any]:
     """Hold BLAS to the calling thread, since the grid has the others."""
-    return _blas().limit(limits=1, user_api="blas")
+    limiter: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
+    return limiter
 
 

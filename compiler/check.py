@@ -51,15 +51,21 @@ class _Check:
         self.header = read_header(text, self.source, errors)
         self.batch = self.header.batch
         self.statements = [line for line in text.lines if isinstance(line, syntax.Statement)]
-        broken = [line.target for line in text.lines if isinstance(line, syntax.Broken)]
+        terms: dict[str, list[syntax.Term]] = {
+            line.target: [] for line in text.lines if isinstance(line, syntax.Broken)
+        }
+        self.whole = not terms
+        self.readable = "" not in terms
+        for line in self.statements:
+            parts = [line.body] if line.where is None else [line.body, line.where]
+            terms.setdefault(line.target.text, []).extend(parts)
         self.names = Names(
             library, self.batch, self.header.ranks, self.header.inputs,
-            [*(line.target.text for line in self.statements), *broken], errors,
+            terms, errors,
         )  # fmt: skip
         self.terms = Terms(self.names, errors)
         self.steps = find_steps(self.statements, self.batch)
         self.einsums: list[Einsum] = []
-        self.whole = not broken
         self.typed: dict[str, syntax.Name] = {}
         for line in self.statements:
             if line.kind is not None:
@@ -143,12 +149,12 @@ class _Check:
     def outputs(self) -> None:
         for tensor in self.header.outputs:
             known = self.names.tensors.get(tensor.name)
-            if known is None:
+            if known is None and self.readable:
                 self.errors.add(
                     f"output {tensor.name} is never assigned", tensor.span, code="E019",
                     help=self.errors.nearest(tensor.name, self.names.targets),
                 )  # fmt: skip
-            elif known.step is not None:
+            elif known is not None and known.step is not None:
                 rank = known.step[1]
                 self.errors.add(
                     f"output {tensor.name} is iterative", tensor.span,

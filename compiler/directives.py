@@ -59,20 +59,22 @@ class _Reader:
         if verb in _WITH_NUMBER:
             if len(line.operands) != 1 or line.by is not None:
                 self.refuse(f"{verb} takes one number", line, help=f"write {verb} 4")
-            self.once(verb, "", line)
             value = self.value(line.operands[0])
+            self.once(verb, "", line)
             return Directive(verb, (), value, self.span(line))
         ranks = tuple(self.rank(operand) for operand in line.operands)
-        for rank in ranks:
-            self.once(verb, rank, line)
         if verb in _WITH_RANKS:
             if line.by is not None:
                 self.refuse(f"{verb} takes ranks and no size", line.by)
+            for rank in ranks:
+                self.once(verb, rank, line)
             return Directive(verb, ranks, None, self.span(line))
         if len(ranks) != 1 or line.by is None:
             self.refuse(f"{verb} takes one rank and a size", line, help=f"write {verb} m by 64")
         assert line.by is not None
-        return Directive(verb, ranks, self.value(line.by), self.span(line))
+        value = self.value(line.by)
+        self.once(verb, ranks[0], line)
+        return Directive(verb, ranks, value, self.span(line))
 
     def once(self, verb: str, rank: str, line: syntax.DirectiveLine) -> None:
         if (verb, rank) in self.seen:
@@ -94,7 +96,7 @@ class _Reader:
         """A size: a number, an expression of parameters, or None for `auto`."""
         if isinstance(term, syntax.Name) and term.text == "auto":
             return None
-        names = Names(_NoFunctions(self.source), (), (), (), (), self.errors)
+        names = Names(_NoFunctions(self.source), (), (), (), {}, self.errors)
         names.params = self.params
         names.defaults = True
         typed = Terms(names, self.errors).of(term)

@@ -125,8 +125,9 @@ def _matched(
     known: dict[str, str] = {}
     if given is not None and (given or not callee.batch):
         if len(given) != len(bracket):
+            plural = "s" if len(bracket) != 1 else ""
             raise Misfit(
-                f"{callee.name} takes {len(bracket)} ranks in brackets, not {len(given)}",
+                f"{callee.name} takes {len(bracket)} rank{plural} in brackets, not {len(given)}",
                 f"write {callee.name}[{', '.join(bracket)}](...)",
             )
         known.update(zip(bracket, given))

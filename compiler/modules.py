@@ -33,53 +33,60 @@ def parse(text: str, filename: str = "<string>") -> Module:
 
     Raises CompileError with all errors of the text.
     """
-    return _Files().module(Source(text, filename), Path(filename).parent)
+    return _Files().module(Source(text, filename), Path(filename))
 
 
 def load(path: str | Path) -> Module:
     """The cascades of a file. Raises CompileError with all errors of the file."""
-    return _Files().module(read(path), Path(path).parent)
+    return _Files().module(read(path), Path(path))
 
 
 def read(path: str | Path) -> Source:
     """The text of a file. Raises CompileError where there is none that can be read."""
-    path = Path(path)
-    nothing = Source("", str(path))
-
-    def fault(message: str) -> CompileError:
-        return CompileError(f"{path}: {message}", Span(nothing, 0, 0), code="E003")
-
-    try:
-        # A pipe or a device would keep us waiting.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise fault("this is no file")
-        with path.open("rb") as file:
-            data = file.read(limits.FILE_BYTES + 1)
-    except OSError as error:
-        raise fault(error.strerror or "cannot be read") from error
-    except ValueError as error:
-        raise fault("this is no path") from error
-    if len(data) > limits.FILE_BYTES:
-        raise fault(f"a file has at most {limits.FILE_BYTES} bytes")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise fault(f"the text is not UTF-8 (byte {error.start}, line {line})") from error
+    text = _text(Path(path))
+    if isinstance(text, _Unreadable):
+        nothing = Span(Source("", str(path)), 0, 0)
+        raise CompileError(f"{path}: {text.reason}", nothing, code="E003")
     return Source(text, str(path))
 
 
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    reason: str
+
+
+def _text(path: Path) -> str | _Unreadable:
+    """The text of a file, or why there is none."""
+    try:
+        # A pipe or a device would keep us waiting.
+        if not stat.S_ISREG(path.stat().st_mode):
+            return _Unreadable("this is no file")
+        with path.open("rb") as file:
+            data = file.read(limits.FILE_BYTES + 1)
+    except OSError as error:
+        return _Unreadable(error.strerror or "it cannot be read")
+    except ValueError:
+        return _Unreadable("this is no path")
+    if len(data) > limits.FILE_BYTES:
+        return _Unreadable(f"a file has at most {limits.FILE_BYTES} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return _Unreadable(f"the text is not UTF-8: byte {error.start}, in line {line}")
+
+
 class _Files:
-    """The files that one run reads, each once; `open_` are those that wait for an import."""
+    """The files that one run reads, each once; `waiting` are those whose imports are read."""
 
     def __init__(self) -> None:
         self.known: dict[Path, Definitions | None] = {}
         self.waiting: list[Path] = []
         self.errors = Errors()
 
-    def module(self, source: Source, folder: Path) -> Module:
+    def module(self, source: Source, path: Path) -> Module:
         """A checked file. Raises CompileError with everything that is wrong with it."""
-        schedules, library = self.definitions(source, folder)
+        schedules, library = self.definitions(source, path)
         library.check()
         found = {
             name: library.done[name]
@@ -105,53 +112,58 @@ class _Files:
         return Module(source, cascades)
 
     def definitions(
-        self, source: Source, folder: Path
+        self, source: Source, path: Path
     ) -> tuple[list[syntax.ScheduleText], Definitions]:
         """What a text defines, with the standard library and its imports around it."""
         file, errors = parse_file(source)
         self.errors.found += errors
         library = Definitions(source, self.errors)
         schedules: list[syntax.ScheduleText] = []
+        self.waiting.append(_resolved(path))
         for item in file.items:
             match item:
                 case syntax.Import():
-                    self.import_(item, library, folder)
+                    self.import_(item, library, path.parent)
                 case syntax.ScheduleText():
                     schedules.append(item)
                 case _:
                     library.define(item)
+        self.waiting.pop()
         library.outside = {**dict.fromkeys(_standard().own, _standard()), **library.outside}
         return schedules, library
 
     def import_(self, item: syntax.Import, library: Definitions, folder: Path) -> None:
-        span = library.span(item)
-        try:
-            path = (folder / item.path).resolve()
-        except (OSError, ValueError, RuntimeError) as error:
-            self.errors.add(f"cannot import {item.path!r}: {error}", span, code="E030")
-            return
-        if path in self.waiting or len(self.waiting) >= limits.CALLS:
+        span, near = library.span(item), folder / item.path
+        path = _resolved(near)
+        if path in self.waiting or len(self.waiting) > limits.CALLS:
             circle = " -> ".join(part.name for part in (*self.waiting[-4:], path))
             self.errors.add(
                 f"files import one another in a circle: {circle}"
                 if path in self.waiting
                 else f"files import one another more than {limits.CALLS} deep",
-                span, code="E030", help="move what both need into a third file",
-            )  # fmt: skip
+                span,
+                code="E030",
+                help="move what both need into a third file",
+            )
             return
         if path not in self.known:
-            try:
-                source = read(path)
-            except CompileError as error:
-                self.errors.add(f"cannot import {item.path!r}: {error.message}", span, code="E030")
+            text = _text(near)
+            if isinstance(text, _Unreadable):
+                self.errors.add(f"cannot import {item.path!r}: {text.reason}", span, code="E030")
                 self.known[path] = None
-                return
-            self.waiting.append(path)
-            self.known[path] = self.definitions(source, path.parent)[1]
-            self.waiting.pop()
+            else:
+                self.known[path] = self.definitions(Source(text, str(near)), near)[1]
         other = self.known[path]
         if other is not None:
             library.outside.update(dict.fromkeys(other.own, other))
+
+
+def _resolved(path: Path) -> Path:
+    """One name for one file, however it is written; the path itself where it has none."""
+    try:
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError):
+        return path
 
 
 @cache

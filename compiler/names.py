@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -89,13 +89,14 @@ class Current:
 class Names:
     """The scope of a cascade's expressions.
 
+    `terms` gives for each tensor that a statement assigns the right sides of its statements.
     `over` gives for a rank variable the declared rank over which it runs. While `defaults` holds,
     a parameter is worth its default.
     """
 
     def __init__(
         self, library: Library, batch: tuple[str, ...], ranks: Iterable[str],
-        inputs: Iterable[Tensor], targets: Iterable[str], errors: Errors,
+        inputs: Iterable[Tensor], terms: Mapping[str, Sequence[syntax.Term]], errors: Errors,
     ) -> None:  # fmt: skip
         self.library = library
         self.source = library.source
@@ -110,7 +111,8 @@ class Names:
             tensor.name: Known(tensor.ranks, tensor.batch, kind_of(tensor.dtype), tensor.span)
             for tensor in inputs
         }
-        self.targets = frozenset(targets)
+        self.terms = terms
+        self.targets = frozenset(terms)
         self.taken = {*self.tensors, *self.targets}
         self.current: Current | None = None
         self.defaults = False
@@ -209,15 +211,25 @@ class Names:
         return Typed(Access(name, exprs, span), known.kind, count, depth)
 
     def _not_assigned(self, name: str, at: Span) -> None:
-        if self.current is not None and name == self.current.target:
+        current = self.current
+        itself = current is not None and name == current.target
+        if current is not None and itself and any(part.step == "next" for part in current.left):
+            self.errors.add(
+                f"{name} steps, and no start {name}[0, ...] is assigned above", at, code="E017",
+                help=f"assign {name}[0, ...] first",
+            )  # fmt: skip
+        elif itself:
             self.errors.add(
                 f"{name} is defined by itself", at, code="E018",
                 help="a value that depends on the one before steps along a rank: "
                 f"{name}[0, ...] = ..., {name}[i+1, ...] = ...",
             )  # fmt: skip
         elif name in self.targets:
-            self.errors.add(f"{name} is read before it is assigned", at, code="E018",
-                            help="move its statement up")  # fmt: skip
+            circle = self._circle(name)
+            self.errors.add(
+                f"{name} is read before it is assigned", at, circle, code="E018",
+                help="" if circle else "move its statement up",
+            )  # fmt: skip
         elif name in self.over or name in self.params:
             what = "rank" if name in self.over else "parameter"
             self.errors.add(f"{name} is a {what}, no tensor", at, code="E010")
@@ -225,9 +237,32 @@ class Names:
             near = self.errors.nearest(name, {*self.tensors, *self.targets})
             self.errors.add(f"no tensor {name!r}", at, code="E010", help=near)
 
+    def _circle(self, name: str) -> str:
+        """How a tensor depends on the one that the statement at hand assigns; "" if it does not."""
+        if self.current is None:
+            return ""
+        goal = self.current.target
+        came: dict[str, str] = {name: goal}
+        queue = [name]
+        for tensor in queue:
+            for term in self.terms.get(tensor, ()):
+                for part, _ in syntax.within(term):
+                    if isinstance(part, syntax.Bracket) and part.name.text not in came:
+                        came[part.name.text] = tensor
+                        queue.append(part.name.text)
+        if goal not in came:
+            return ""
+        path = [goal]
+        while path[-1] != name:
+            path.append(came[path[-1]])
+        path.reverse()
+        return "a circle: " + ", ".join(
+            f"{reader} needs {read}" for reader, read in zip([goal, *path], path)
+        )
+
     def _wrong_count(self, name: str, known: Known, count: int, span: Span) -> None:
         assert known.ranks is not None
-        own = known.ranks[known.batch :]
+        own = known.ranks[known.batch :] or known.ranks
         plural = "rank" if len(own) == 1 else "ranks"
         self.errors.add(
             f"{name} has {len(own)} {plural}, but {count} subscript"

@@ -124,6 +124,7 @@ def _item(
             errors.append(
                 _misplaced(source, header, "a block is missing", "indent its lines by four spaces")
             )
+            return replace(item, lines=(syntax.Broken(header.end, header.end, ""),))
         return replace(item, lines=_fitting(source, item, block, inside, errors))
     if isinstance(item, syntax.Import | syntax.Function | syntax.OwnReduction):
         if block:

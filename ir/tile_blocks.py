@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from attnc.ir.algebra import MONOIDS, OPS
+from attnc.ir.algebra import MONOIDS
 from attnc.ir.cascade import Tensor
 from attnc.ir.clip import Clip, clipped, edges_of
 from attnc.ir.expr import Expr, Index, Map, Tile
@@ -30,19 +30,21 @@ Amount = Counter[tuple[Size, ...]]
 class Alive:
     """Elements of tiles alive at one moment, by what they hold."""
 
-    real: Amount
-    int: Amount
-    bool: Amount
+    reals: Amount
+    integers: Amount
+    truths: Amount
 
     def covers(self, other: Alive) -> bool:
         """Whether it is the larger of the two, whatever the sizes."""
         return all(
             count <= mine[product]
             for mine, theirs in (
-                (self.real, other.real), (self.int, other.int), (self.bool, other.bool)
+                (self.reals, other.reals),
+                (self.integers, other.integers),
+                (self.truths, other.truths),
             )
             for product, count in theirs.items()
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, slots=True)

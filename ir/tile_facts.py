@@ -1,4 +1,4 @@
-"""What is true of the statements of a tile program: what they read, make, and cost by themselves."""
+"""Statements of a tile program by themselves: what each reads, makes and counts as."""
 
 from __future__ import annotations
 

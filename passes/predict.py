@@ -74,10 +74,7 @@ class Counts:
         values = {extent_symbol(rank): extent for rank, extent in extents.items()}
 
         def number(quantity: Number) -> int:
-            found = sympy.sympify(quantity).subs(values)
-            while found.has(sympy.Sum):
-                found = found.replace(sympy.Sum, _unrolled)
-            return int(found)
+            return int(_added_up(sympy.sympify(quantity).subs(values)))
 
         return Counts(
             number(self.bytes_read),
@@ -87,11 +84,15 @@ class Counts:
         )
 
 
-def _unrolled(term: Number, *limits: tuple[Number, Number, Number]) -> Number:
-    """A sum as its terms, by the counter of its outermost sign; those inside may depend on it."""
-    counter, lo, hi = limits[-1]
-    inner = sympy.Sum(term, *limits[:-1]) if limits[:-1] else term
-    return sum(inner.subs(counter, k) for k in range(int(lo), int(hi) + 1))
+def _added_up(expr: Number) -> Number:
+    """An expression with its sums as their terms, outer sums first: inner ranges depend on them."""
+    if isinstance(expr, sympy.Sum):
+        counter, lo, hi = expr.limits[-1]
+        rest = expr.limits[:-1]
+        inner = sympy.Sum(expr.function, *rest) if rest else expr.function
+        places = range(int(_added_up(lo)), int(_added_up(hi)) + 1)
+        return sum(_added_up(inner.subs(counter, k)) for k in places)
+    return expr.func(*map(_added_up, expr.args)) if expr.args else expr
 
 
 def predict(
@@ -291,10 +292,11 @@ class _Walk:
         return env if value is None else replace(env, scalars={**env.scalars, name: value})
 
     def _amount(self, amount: Amount, env: _Env) -> Number:
-        return sum(count * prod(env.sizes[size] for size in sizes) for sizes, count in amount.items())
+        terms = amount.items()
+        return sum(count * prod(env.sizes[size] for size in sizes) for sizes, count in terms)
 
     def _alive(self, alive: Alive, env: _Env) -> Number:
-        parts = ((self.width, alive.real), (8, alive.int), (1, alive.bool))
+        parts = ((self.width, alive.reals), (8, alive.integers), (1, alive.truths))
         return sum(unit * self._amount(part, env) for unit, part in parts)
 
     def _moved(

@@ -1,4 +1,4 @@
-"""The language a second time: what one point of one tensor is, in plain Python, nothing shared.
+"""The language a second time: what one point of one tensor is, with scalars alone.
 
 A point that does not exist is None. Nothing is ordered and nothing is an array: a value asks for
 those it needs, so a recurrence is recursion. Slow, and small enough to be read against the
@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from functools import cache, reduce
 from itertools import product
 from typing import Any
+
+import numpy as np
 
 from attnc.backends.binding import bind
 from attnc.ir.cascade import Cascade, Einsum, rank_of
@@ -37,21 +39,21 @@ At = dict[str, int]
 FOLDS: dict[str, tuple[Number, Callable[[Any, Any], Any]]] = {
     "sum": (0, lambda x, y: x + y),
     "prod": (1, lambda x, y: x * y),
-    "max": (-math.inf, max),
-    "min": (math.inf, min),
+    "max": (-math.inf, np.maximum),
+    "min": (math.inf, np.minimum),
     "any": (False, lambda x, y: x or y),
     "all": (True, lambda x, y: x and y),
-    "logsumexp": (-math.inf, lambda x, y: max(x, y) + math.log1p(math.exp(-abs(x - y)))),
+    "logsumexp": (-math.inf, np.logaddexp),
 }
 
 MAPS: dict[str, Callable[..., Any]] = {
     "+": lambda x, y: x + y, "-": lambda x, y: x - y, "*": lambda x, y: x * y,
     "/": lambda x, y: x / y, "//": lambda x, y: x // y, "%": lambda x, y: x % y,
-    "neg": lambda x: -x, "abs": abs, "max": max, "min": min,
+    "neg": lambda x: -x, "abs": abs, "max": np.maximum, "min": np.minimum,
     "<": lambda x, y: x < y, "<=": lambda x, y: x <= y, ">": lambda x, y: x > y,
     ">=": lambda x, y: x >= y, "==": lambda x, y: x == y, "!=": lambda x, y: x != y,
     "and": lambda x, y: x and y, "or": lambda x, y: x or y, "not": lambda x: not x,
-    "tanh": math.tanh, "sin": math.sin, "relu": lambda x: max(x, 0),
+    "tanh": np.tanh, "sin": np.sin, "relu": lambda x: np.maximum(x, 0),
 }  # fmt: skip
 
 
@@ -131,7 +133,7 @@ class Pointwise:
             case Populate(op, rank, body, where, slot):
                 there = [(k, value) for (k,), value in self.points((rank,), body, where, at)]
                 down = op in ("argtop", "argmax", "rankof")
-                there.sort(key=lambda pair: (-pair[1] if down else pair[1], pair[0]))
+                there.sort(key=lambda at: (math.isnan(at[1]), -at[1] if down else at[1], at[0]))
                 order = [k for k, _ in there]
                 if op == "rankof":
                     return order.index(at[rank]) if at[rank] in order else None
