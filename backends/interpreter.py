@@ -8,7 +8,6 @@ says that all do. Iterative tensors keep their whole history: |i|+1 positions al
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -18,6 +17,8 @@ from attnc.backends.binding import Array, bind
 from attnc.backends.elementwise import FUNCTIONS, cast
 from attnc.backends.order import Group, groups
 from attnc.backends.random import uniform
+from attnc.backends.reductions import folded, ordered, taken
+from attnc.backends.values import Val, aligned, conjunction, joint, restricted, truth, union
 from attnc.ir.algebra import MONOIDS
 from attnc.ir.cascade import FLOATS, Cascade, Einsum, base, rank_of, variables
 from attnc.ir.expr import (
@@ -38,15 +39,6 @@ from attnc.ir.walk import free_ranks
 
 LARGEST_SPACE = 1 << 24
 """Points of an iteration space that are evaluated at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Val:
-    """Data with one axis a rank (of size 1 where it does not vary), and where it exists."""
-
-    ranks: tuple[str, ...]
-    data: Array
-    mask: Array | None = None
 
 
 def run(
@@ -124,6 +116,13 @@ class _Run:
             raise InvalidIR(f"{self.cascade.name}: rank {rank} has no extent")
         return self.extents[name]
 
+    def _whole(self, rank: str) -> Array:
+        try:
+            return np.arange(self._extent(rank))
+        except (MemoryError, ValueError):
+            extent = self._extent(rank)
+            raise CallError(f"rank {rank} has {extent} positions, too many for memory") from None
+
     def _allocate(self, einsum: Einsum) -> None:
         if einsum.target in self.tensors:
             return
@@ -131,7 +130,8 @@ class _Run:
         if einsum.target in self.iterative:
             shape[self.iterative[einsum.target][0]] += 1
         kind = {"int": np.dtype(np.int64), "bool": np.dtype(np.bool_)}
-        dtype = kind.get(einsum.dtype or "", self.dtype)
+        listed = {output.name: output.dtype for output in self.cascade.outputs}
+        dtype = kind.get(einsum.dtype or listed.get(einsum.target, ""), self.dtype)
         try:
             self.tensors[einsum.target] = (np.zeros(shape, dtype), np.zeros(shape, np.bool_))
         except (MemoryError, ValueError):
@@ -139,7 +139,7 @@ class _Run:
             raise CallError(f"{einsum.target} has {size} points, too many for memory") from None
 
     def _einsum(self, einsum: Einsum, fixed: dict[str, int]) -> None:
-        whole = {r: np.arange(self._extent(r)) for r in variables(einsum)}
+        whole = {rank: self._whole(rank) for rank in variables(einsum)}
         whole.update({rank: np.array([at]) for rank, at in fixed.items()})
         for positions in _blocks(whole, einsum.ranks):
             self.positions = positions
@@ -148,11 +148,11 @@ class _Run:
     def _block(self, einsum: Einsum, positions: dict[str, Array]) -> None:
         value = self._eval(einsum.body)
         if einsum.where is not None:
-            value = _where(value, self._eval(einsum.where))
+            value = restricted(value, self._eval(einsum.where))
         extra = [r for r in value.ranks if r not in einsum.ranks]
         if extra:
             raise InvalidIR(f"{einsum.target}: {', '.join(extra)} is not on the left")
-        data, mask = _aligned(value, einsum.ranks)
+        data, mask = aligned(value, einsum.ranks)
         if einsum.dtype is not None:
             data = cast(data, einsum.dtype)
         target, present = self.tensors[einsum.target]
@@ -219,13 +219,13 @@ class _Run:
         return rounded.astype(self.dtype) if dtype in FLOATS else rounded
 
     def _map(self, op: str, args: list[Val]) -> Val:
-        ranks = _union(args)
-        parts = [_aligned(arg, ranks) for arg in args]
+        ranks = union(args)
+        parts = [aligned(arg, ranks) for arg in args]
         if op == "uniform":
             data = uniform(*(data for data, _ in parts)).astype(self.dtype)
         else:
             data = FUNCTIONS[op](self._numbers(op, [data for data, _ in parts]))
-        return Val(ranks, data, _both(mask for _, mask in parts))
+        return Val(ranks, data, joint(mask for _, mask in parts))
 
     def _numbers(self, op: str, data: list[Array]) -> list[Array]:
         """Integers become floats where they meet one, in the type of the arithmetic."""
@@ -239,9 +239,9 @@ class _Run:
 
     def _select(self, condition: Val, chosen: Val, other: Val) -> Val:
         """Looks only at the operand that it picks."""
-        ranks = _union([condition, chosen, other])
+        ranks = union([condition, chosen, other])
         (test, known), (a, a_mask), (b, b_mask) = (
-            _aligned(value, ranks) for value in (condition, chosen, other)
+            aligned(value, ranks) for value in (condition, chosen, other)
         )
         test = test.astype(np.bool_)
         mask = known
@@ -258,15 +258,15 @@ class _Run:
     def _access(self, access: Access) -> Val:
         array, present = self.tensors[access.tensor]
         subscripts = [self._eval(subscript) for subscript in access.subscripts]
-        ranks = _union(subscripts)
+        ranks = union(subscripts)
         places: list[Array] = []
         inside: Array | None = None
         for value, size in zip(subscripts, array.shape):
-            index, mask = _aligned(value, ranks)
+            index, mask = aligned(value, ranks)
             valid = (index >= 0) & (index < size)
             if not valid.all():
                 mask = valid if mask is None else mask & valid
-            inside = _both((inside, mask))
+            inside = joint((inside, mask))
             places.append(np.clip(index, 0, max(size - 1, 0)).astype(np.int64))
         if 0 in array.shape:
             shape = np.broadcast_shapes(*(p.shape for p in places))
@@ -277,14 +277,14 @@ class _Run:
         own = None if present is None else present[tuple(places)]
         if own is not None and own.all():
             own = None
-        return Val(ranks, data, _both((own, inside)))
+        return Val(ranks, data, joint((own, inside)))
 
     # -- reductions
 
     def _reduce(self, reduce: Reduce) -> Val:
         value = self._operand(reduce, reduce.ranks)
         kept = tuple(rank for rank in value.ranks if rank not in reduce.ranks)
-        data, mask = _aligned(value, (*kept, *reduce.ranks))
+        data, mask = aligned(value, (*kept, *reduce.ranks))
         sizes = tuple(self._extent(rank) for rank in reduce.ranks)
         points = prod(sizes)
         lead = tuple(data.shape[: len(kept)])
@@ -294,51 +294,20 @@ class _Run:
             data = np.broadcast_to(data, (*lead, points))
             mask = np.broadcast_to(mask, (*lead, *sizes)).reshape((*lead, points))
         result = Val(kept, self._folded(reduce.op, data, mask))
-        return _where(result, self._reachable(reduce.body, frozenset(reduce.ranks)))
+        return restricted(result, self._reachable(reduce.body, frozenset(reduce.ranks)))
 
     def _operand(self, term: Reduce | Populate, ranks: tuple[str, ...]) -> Val:
         """What a reduction ranges over: its own ranks whole, whatever is at hand outside it."""
         outer = self.positions
-        self.positions = {**outer, **{rank: np.arange(self._extent(rank)) for rank in ranks}}
+        self.positions = {**outer, **{rank: self._whole(rank) for rank in ranks}}
         value = self._eval(term.body)
         if term.where is not None:
-            value = _where(value, self._eval(term.where))
+            value = restricted(value, self._eval(term.where))
         self.positions = outer
         return value
 
     def _folded(self, op: str, data: Array, mask: Array | None) -> Array:
-        if op not in MONOIDS:
-            return self._own(op, data, mask)
-        monoid = MONOIDS[op]
-        if op in ("any", "all"):
-            data = data.astype(np.bool_)
-        elif data.dtype.kind == "b":
-            data = data.astype(np.int64)
-        if data.dtype.kind == "i" and op in ("max", "min", "logsumexp"):
-            # An infinity may come out; float64 holds every position beside it.
-            data = data.astype(np.float64)
-        if mask is not None:
-            data = np.where(mask, data, np.asarray(monoid.identity).astype(data.dtype))
-        match op:
-            case "sum":
-                return np.add.reduce(np.ascontiguousarray(data), axis=-1)
-            case "prod":
-                return np.multiply.reduce(data, axis=-1)
-            case "max":
-                return np.max(data, axis=-1, initial=-np.inf)
-            case "min":
-                return np.min(data, axis=-1, initial=np.inf)
-            case "any":
-                return np.any(data, axis=-1)
-            case "all":
-                return np.all(data, axis=-1)
-            case "logsumexp":
-                top = np.max(data, axis=-1, initial=-np.inf)
-                safe = np.where(np.isfinite(top), top, np.zeros((), data.dtype))
-                total = np.add.reduce(np.exp(data - safe[..., None]), axis=-1)
-                return np.asarray(safe + np.log(total))
-            case _:
-                raise InvalidIR(f"no rule to fold {op}")
+        return folded(op, data, mask) if op in MONOIDS else self._own(op, data, mask)
 
     def _own(self, op: str, data: Array, mask: Array | None) -> Array:
         """A reduction of the user's, combined pairwise as a tree."""
@@ -355,7 +324,7 @@ class _Run:
             x, y = data[..., 0::2], data[..., 1::2]
             has_x, has_y = mask[..., 0::2], mask[..., 1::2]
             self.bound = {own.x: Val(names, x), own.y: Val(names, y)}
-            joined, _ = _aligned(self._eval(own.body), names)
+            joined, _ = aligned(self._eval(own.body), names)
             self.bound = {}
             data = np.where(has_x & has_y, joined, np.where(has_x, x, y))
             mask = has_x | has_y
@@ -374,7 +343,7 @@ class _Run:
                         continue
                     index = self._eval(subscript)
                     inside = Val(index.ranks, (index.data >= 0) & (index.data < size), index.mask)
-                    result = _and(result, _truth(inside))
+                    result = conjunction(result, truth(inside))
                 return result
             case Map("present"):
                 return Val((), np.asarray(True))
@@ -383,7 +352,7 @@ class _Run:
             case Map(_, args):
                 result = Val((), np.asarray(True))
                 for arg in args:
-                    result = _and(result, self._reachable(arg, reduced))
+                    result = conjunction(result, self._reachable(arg, reduced))
                 return result
             case Cast(_, body):
                 return self._reachable(body, reduced)
@@ -396,26 +365,20 @@ class _Run:
         rank = populate.rank
         value = self._operand(populate, (rank,))
         kept = tuple(r for r in value.ranks if r != rank)
-        data, mask = _aligned(value, (*kept, rank))
+        data, mask = aligned(value, (*kept, rank))
         shape = (*data.shape[:-1], self._extent(rank))
-        data = np.broadcast_to(data, shape).astype(np.float64)
+        data = np.broadcast_to(data, shape)
         mask = np.ones(shape, np.bool_) if mask is None else np.broadcast_to(mask, shape)
-        descending = populate.op in ("argtop", "argmax", "rankof")
-        order = np.lexsort((-data if descending else data, ~mask), axis=-1)
-        there = np.take_along_axis(mask, order, axis=-1)
+        order, there = ordered(populate.op, data, mask)
         if populate.op == "rankof":
             at = self.positions[rank]
             places = np.argsort(order, axis=-1, kind="stable")
             return Val((*kept, rank), places[..., at], mask[..., at])
         if populate.slot is None:
-            pad = [(0, 0)] * len(kept) + [(0, 1)]
-            first, exists = np.pad(order, pad)[..., 0], np.pad(there, pad)[..., 0]
-            return Val(kept, first, exists)
+            first = np.zeros((), np.int64)
+            return Val(kept, taken(order, first), taken(there, first))
         slots = self.positions[populate.slot]
-        pad = [(0, 0)] * len(kept) + [(0, max(0, int(slots.max(initial=-1)) + 1 - shape[-1]))]
-        return Val(
-            (*kept, populate.slot), np.pad(order, pad)[..., slots], np.pad(there, pad)[..., slots]
-        )
+        return Val((*kept, populate.slot), taken(order, slots), taken(there, slots))
 
 
 ROUNDING_TO_FLOAT = frozenset(
@@ -445,55 +408,3 @@ def _blocks(whole: dict[str, Array], left: tuple[str, ...]) -> Iterator[dict[str
     pieces = min(size, -(-points // LARGEST_SPACE))
     for part in np.array_split(whole[longest], pieces):
         yield from _blocks({**whole, longest: part}, left)
-
-
-def _union(values: list[Val]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(rank for value in values for rank in value.ranks))
-
-
-def _aligned(value: Val, ranks: tuple[str, ...]) -> tuple[Array, Array | None]:
-    """Data and mask with one axis for each of the ranks, of size 1 where it does not vary."""
-    if value.ranks == ranks:
-        return value.data, value.mask
-    order = [value.ranks.index(rank) for rank in ranks if rank in value.ranks]
-    where = tuple(slice(None) if rank in value.ranks else None for rank in ranks)
-    mask = value.mask
-    if mask is not None:
-        mask = np.broadcast_to(mask, value.data.shape).transpose(order)[where]
-    return np.asarray(value.data).transpose(order)[where], mask
-
-
-def _both(masks: Any) -> Array | None:
-    """The conjunction of masks, None being the one that holds everywhere."""
-    result: Array | None = None
-    for mask in masks:
-        if mask is not None:
-            result = mask if result is None else result & mask
-    return result
-
-
-def _truth(value: Val) -> Val:
-    """A predicate as an array of truth values; where it is empty it fails."""
-    data = value.data.astype(np.bool_)
-    return Val(value.ranks, data if value.mask is None else data & value.mask)
-
-
-def _and(left: Val, right: Val) -> Val:
-    ranks = _union([left, right])
-    return Val(ranks, _aligned(left, ranks)[0] & _aligned(right, ranks)[0])
-
-
-def _where(value: Val, predicate: Val) -> Val:
-    """A value at the points where a predicate holds."""
-    test = _truth(predicate)
-    if test.data.all():
-        return value
-    ranks = _union([value, test])
-    data, mask = _aligned(value, ranks)
-    allowed = _aligned(test, ranks)[0]
-    shape = np.broadcast_shapes(data.shape, allowed.shape)
-    return Val(
-        ranks,
-        np.broadcast_to(data, shape),
-        np.broadcast_to(allowed if mask is None else allowed & mask, shape),
-    )

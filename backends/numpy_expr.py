@@ -36,6 +36,7 @@ HELPERS = frozenset(("rsqrt", "sigmoid", "softplus", "gelu", "silu", "elu", "erf
 FLIPPED = {"==": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 INFIX = frozenset(("+", "-", "*", "//", "%", "==", "!=", "<", "<=", ">", ">=", "and", "or"))
 EXACT = frozenset(("max", "min", "abs", "neg", "select"))
+NUMBERS = {"real": "float", "int": "int", "bool": "bool"}
 TYPES = {"real": "REAL", "int": "np.int64", "bool": "np.bool_"}
 
 
@@ -279,7 +280,7 @@ class Expressions:
                 return self.names.of("i", rank)
             case Extent(rank):
                 return self.extent(rank)
-            case Tile(name):
+            case Tile():
                 return self.read(expr).code
             case Cast("int" | "bool" as dtype, body):
                 return f"{dtype}({self.scalar(body)})"
@@ -326,7 +327,7 @@ class Expressions:
             case _ if op in INFIX and (kind != "real" or op in ("+", "-", "*")):
                 return f"({codes[0]} {op} {codes[1]})"
             case _:
-                return f"{ {'real': 'float', 'int': 'int', 'bool': 'bool'}[kind]}({self.nested(op, codes)})"
+                return f"{NUMBERS[kind]}({self.nested(op, codes)})"
 
     def nested(self, op: str, codes: list[str]) -> str:
         """One operation as an expression of its own."""

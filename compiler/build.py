@@ -29,19 +29,21 @@ Value = int | float | bool
 _OR, _AND, _NOT, _COMPARE, _SUM, _PRODUCT, _SIGN, _POWER, _ATOM = range(1, 10)
 
 
-def _infix(op: str, strength: int, swapped: bool = False) -> Callable[[Term, Term | Value], Term]:
+def _infix(
+    op: str, strength: int, swapped: bool = False
+) -> Callable[[Operand, Operand | Value], Term]:
     """The method of an operator that binds its operands as the language does."""
     first = {_COMPARE: _SUM, _POWER: _ATOM}.get(strength, strength)
     second = _SIGN if strength == _POWER else strength + 1
 
-    def method(self: Term, other: Term | Value) -> Term:
+    def method(self: Operand, other: Operand | Value) -> Term:
         left, right = (term(other), self) if swapped else (self, term(other))
         return Term(f"{left.held(first)} {op} {right.held(second)}", strength)
 
     return method
 
 
-class Term:
+class Operand:
     """A piece of an expression: its text, and how strongly its outermost operator binds.
 
     The operators are those of the language; `&`, `|` and `~` stand for `and`, `or` and `not`.
@@ -61,7 +63,7 @@ class Term:
         """The text, in parentheses where its operator binds less strongly than `least`."""
         return self.text if self.strength >= least else f"({self.text})"
 
-    def where(self, predicate: Term) -> Masked:
+    def where(self, predicate: Operand) -> Masked:
         """The right-hand side of a statement over the points at which the predicate holds."""
         return Masked(self, predicate)
 
@@ -91,7 +93,11 @@ class Term:
         return Term(f"not {self.held(_NOT)}", _NOT)
 
 
-class Rank(Term):
+class Term(Operand):
+    """What an operator gives."""
+
+
+class Rank(Operand):
     """A rank variable; `extent` is |m|, `prime` is m', another index over the same rank."""
 
     @property
@@ -106,23 +112,23 @@ class Rank(Term):
 class Masked:
     """`body where predicate`, the right-hand side of a statement."""
 
-    def __init__(self, body: Term, predicate: Term) -> None:
+    def __init__(self, body: Operand, predicate: Operand) -> None:
         self.text = f"{body} where {predicate}"
 
     def __str__(self) -> str:
         return self.text
 
 
-def _value(found: object) -> Term | Value:
-    if isinstance(found, Term | int | float):
+def _value(found: object) -> Operand | Value:
+    if isinstance(found, Operand | int | float):
         return found
     raise TypeError(f"{found!r} is no expression and no number")
 
 
-def term(found: object) -> Term:
+def term(found: object) -> Operand:
     """A number, or a piece of an expression, as the latter. Raises TypeError for anything else."""
     value = _value(found)
-    if isinstance(value, Term):
+    if isinstance(value, Operand):
         return value
     return Term(print_number(value), _ATOM if value >= 0 else _SIGN)
 
@@ -142,7 +148,7 @@ class Tensor:
     def __getitem__(self, subscripts: object) -> Term:
         return Term(f"{self._name}[{_listed(subscripts)}]")
 
-    def __setitem__(self, subscripts: object, value: Term | Masked | Value) -> None:
+    def __setitem__(self, subscripts: object, value: Operand | Masked | Value) -> None:
         kind = f": {self._dtype}" if self._dtype else ""
         right = value if isinstance(value, Masked) else term(value)
         self._builder.line(f"{self[subscripts]}{kind} = {right}")
@@ -213,7 +219,7 @@ class Builder:
         self.line(f"param {name}: {dtype}{end}")
         return Term(name)
 
-    def rank(self, name: str, extent: Term | Value) -> Rank:
+    def rank(self, name: str, extent: Operand | Value) -> Rank:
         """A rank that no input has."""
         self.line(f"rank {name} = {term(extent)}")
         return Rank(name)
@@ -222,7 +228,7 @@ class Builder:
         """A line of the language as it is written."""
         self.lines.append(text)
 
-    def text(self, *outputs: Term | str) -> str:
+    def text(self, *outputs: Operand | str) -> str:
         """The cascade as it will be parsed; a typed output is given as text: `"I[p, j]: int"`."""
         batch = f"[{', '.join(self.batch)}]" if self.batch else ""
         named = ", ".join(map(str, outputs))
@@ -230,6 +236,6 @@ class Builder:
         body = [INDENT + line for line in self.lines]
         return "\n".join([*([self.before] if self.before else []), header, *body]) + "\n"
 
-    def cascade(self, *outputs: Term | str) -> Cascade:
+    def cascade(self, *outputs: Operand | str) -> Cascade:
         """The cascade. Raises CompileError for what is wrong with it."""
         return parse(self.text(*outputs), "<built>")[self.name]

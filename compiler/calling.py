@@ -49,11 +49,15 @@ class Compiled:
             # Triton's interpreter computes with NumPy; a division by zero is no cause for alarm.
             with np.errstate(all="ignore"):
                 return self.runner(*args, **kwargs)
-        results = (
-            interpreter.run(self.cascade, call.arrays)
-            if self.runner is None
-            else self.runner.run(call.arrays, call.extents)
-        )
+        try:
+            results = (
+                interpreter.run(self.cascade, call.arrays)
+                if self.runner is None
+                else self.runner.run(call.arrays, call.extents)
+            )
+        except ZeroDivisionError as error:
+            extents = ", ".join(f"|{rank}| = {extent}" for rank, extent in call.extents.items())
+            raise CallError(f"{self.cascade.name} divides by zero where {extents}") from error
         torch = _torch_of((*args, *kwargs.values()))
         if torch is None:
             return _outputs(self.cascade, results)

@@ -72,7 +72,7 @@ def stages(
     optimized = optimize(cascade, see)
     verify_cascade(optimized)
 
-    program = lower(optimized, target, dtype, sizes, see)
+    program = lower(cascade, target, dtype, sizes, see)
     verify_program(program)
     see("lower", program)
 

@@ -93,7 +93,8 @@ def place(
         else _hoisted(tensor.name, argument, here, hoisted)
         for tensor, argument in zip(callee.inputs, arguments)
     ]
-    renamed = _matched(callee, bracket, given, held, here)
+    computed = frozenset(einsum.target for einsum in hoisted)
+    renamed = _matched(callee, bracket, given, held, computed, here)
     return _Placing(callee, renamed, held, here).run(hoisted)
 
 
@@ -116,6 +117,7 @@ def _matched(
     bracket: tuple[str, ...],
     given: Sequence[str] | None,
     arguments: Sequence[Access],
+    hoisted: frozenset[str],
     here: Surroundings,
 ) -> dict[str, str]:
     """The variable of the use for each rank of the callee: by bracket, by position, by name.
@@ -140,9 +142,10 @@ def _matched(
         own = tensor.ranks[tensor.batch :]
         if all(rank in known for rank in own):
             continue
-        last = argument.subscripts[len(argument.subscripts) - len(own) :]
-        for rank, subscript in zip(own, last):
-            if len(last) == len(own) and isinstance(subscript, Index):
+        for rank, subscript in zip(
+            own, _last(argument, len(own), len(here.batch) if argument.tensor in hoisted else None)
+        ):
+            if isinstance(subscript, Index):
                 if known.setdefault(rank, subscript.rank) != subscript.rank:
                     raise Misfit(
                         f"rank {rank!r} of {callee.name} is {known[rank]!r} in one argument and "
@@ -158,27 +161,44 @@ def _matched(
     return known
 
 
+def _last(argument: Access, count: int, ahead: int | None) -> tuple[Expr | None, ...]:
+    """The subscripts that stand for the ranks of an input, None for one that cannot be told.
+
+    They are the last ones of a tensor that is read as it is. An expression, the tensor of which has
+    `ahead` batch ranks, has an order of ranks only where it has a single one.
+    """
+    total = len(argument.subscripts)
+    if count > total or (ahead is not None and (count, total - ahead) != (1, 1)):
+        return (None,) * count
+    return argument.subscripts[total - count :]
+
+
 class _Placing:
-    """Renames all of a callee; `lead` is what all of it varies over."""
+    """Renames all of a callee.
+
+    `lead` is what all of it varies over. `outer` gives the variable of the use for each rank that
+    the arguments have, `ranks` the variable by which the placed Einsums call it: another one where
+    two ranks of the callee run over the same variable of the use.
+    """
 
     def __init__(
         self,
         callee: Cascade,
-        ranks: dict[str, str],
+        outer: dict[str, str],
         arguments: Sequence[Access],
         here: Surroundings,
     ) -> None:
         self.callee = callee
         self.here = here
-        own = {new for old, new in ranks.items() if old not in callee.batch}
+        self.outer = outer
+        own = {new for old, new in outer.items() if old not in callee.batch}
         varies = dict.fromkeys(rank for arg in arguments for rank in free_in_order(arg))
-        varies.update((ranks[rank], None) for rank in callee.batch if rank in ranks)
+        varies.update((outer[rank], None) for rank in callee.batch if rank in outer)
         extra = tuple(rank for rank in varies if rank not in own and rank not in here.batch)
         self.lead = here.batch + extra
         self.arguments = dict(zip((tensor.name for tensor in callee.inputs), arguments))
-        self.ranks = ranks
         self.declared = {decl.name: here.fresh(decl.name) for decl in callee.ranks}
-        self.ranks |= self.declared
+        self.ranks = {rank: outer[rank] for rank in callee.batch if rank in outer} | self.declared
         self._rename_variables()
         self.tensors = {
             name: here.fresh(callee.name if name == callee.outputs[0].name else name)
@@ -187,43 +207,56 @@ class _Placing:
         self.defaults = {param.name: param.default for param in callee.params}
 
     def _rename_variables(self) -> None:
-        """Further variables of the callee become primed ones over the ranks of the use."""
+        """Every variable of the callee gets one of its own, primed where the plain one is taken.
+
+        The result's come first, so that it carries the names of its use.
+        """
         runs = rank_of(self.callee)
-        taken = {*self.lead, *self.ranks.values()}
         dropped = set(self.callee.batch) - set(self.ranks)
-        for einsum in self.callee.einsums:
-            for rank in variables(einsum):
-                if rank in self.ranks or rank in dropped:
-                    continue
-                if runs[rank] not in self.ranks:
-                    raise Misfit(f"{self.callee.name} reads along its batch rank {runs[rank]!r}")
-                name = self.ranks[runs[rank]] + "'"
-                while name in taken:
-                    name += "'"
-                taken.add(name)
-                self.ranks[rank] = name
+        named = [*self.callee.outputs[0].ranks, *self.outer]
+        inner = [rank for einsum in self.callee.einsums for rank in variables(einsum)]
+        taken = {*self.ranks.values()}
+        for rank in dict.fromkeys((*named, *inner)):
+            if rank in self.ranks or rank in dropped:
+                continue
+            over = self.outer.get(rank) or self.ranks.get(runs[rank])
+            if over is None:
+                raise Misfit(f"{self.callee.name} reads along its batch rank {runs[rank]!r}")
+            name = over if rank in self.outer else over + "'"
+            while name in taken or (name in self.lead and name != over):
+                name += "'"
+            taken.add(name)
+            self.ranks[rank] = name
 
     def run(self, hoisted: Sequence[Einsum]) -> Placed:
         ranks = tuple(
             RankDecl(self.declared[decl.name], self.expr(decl.extent), self.here.span)
             for decl in self.callee.ranks
         )
-        einsums = tuple(
-            Einsum(
-                self.tensors[einsum.target],
-                self._left(einsum),
-                self.expr(einsum.body),
-                None if einsum.where is None else self.expr(einsum.where),
-                einsum.dtype,
-                self.here.span,
-            )
-            for einsum in self.callee.einsums
-        )
+        einsums = tuple(self._einsum(einsum) for einsum in self.callee.einsums)
         output = self.callee.outputs[0]
-        result = self.expr(Access(output.name, tuple(Index(rank) for rank in output.ranks)))
+        outside: dict[str, Expr] = {
+            self.ranks[rank]: Index(self.outer[rank], self.here.span)
+            for rank in output.ranks
+            if rank in self.outer
+        }
+        read = self.expr(Access(output.name, tuple(Index(rank) for rank in output.ranks)))
+        result = substitute(read, outside)
         if not isinstance(result, Access):
             raise InvalidIR(f"{self.callee.name}: the result is no tensor")
         return Placed((*hoisted, *einsums), ranks, result)
+
+    def _einsum(self, einsum: Einsum) -> Einsum:
+        left = self._left(einsum)
+        body, where = self.expr(einsum.body), self._where(einsum.where)
+        bound = {part.rank for part in left if part.step != "start"}
+        for rank in (*free_in_order(body), *(free_in_order(where) if where is not None else ())):
+            if rank not in bound:
+                raise Misfit(
+                    f"an argument of {self.callee.name} varies over {rank!r}, along which it works",
+                    "its header does not give that rank to this argument",
+                )
+        return Einsum(self.tensors[einsum.target], left, body, where, einsum.dtype, self.here.span)
 
     def _left(self, einsum: Einsum) -> tuple[Left, ...]:
         """The axes of a tensor in its new place: what all varies over, then its own."""
@@ -261,9 +294,11 @@ class _Placing:
             raise InvalidIR(f"{self.callee.name}: no input {name}")
         values: dict[str, Expr] = {}
         for axis, subscript in zip(tensor.ranks, subscripts):
-            rank = self.ranks.get(axis)
+            rank = self.outer.get(axis)
             if rank is None:
                 self._only_itself(axis, subscript)
+            elif rank in values:
+                raise Misfit(f"two ranks of {name} of {self.callee.name} are {rank!r} here")
             else:
                 values[rank] = self.expr(subscript)
         return substitute(self.arguments[name], values)

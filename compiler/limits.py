@@ -3,6 +3,7 @@
 FILE_BYTES = 1 << 20
 FILE_LINES = 2000
 LINE_CHARACTERS = 1 << 16
+NAME_CHARACTERS = 200
 BRACKETS = 64
 DEPTH = 100
 """Levels of an expression, after functions were put in place."""

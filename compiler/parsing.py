@@ -165,6 +165,7 @@ def _fitting(
     return tuple(fitting)
 
 
+_LONG_NAME = re.compile(rf"[A-Za-z0-9_.']{{{limits.NAME_CHARACTERS + 1},}}")
 _TARGET = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?=\s*\[)")
 
 
@@ -173,6 +174,11 @@ def _parsed(source: Source, line: Line, errors: list[CompileError]) -> syntax.Li
     target = _TARGET.match(source.text, line.start)
     broken = syntax.Broken(line.start, line.end, target.group() if target else "")
     if not line.readable or len(errors) > limits.SYNTAX_ERRORS:
+        return broken
+    long = _LONG_NAME.search(source.text, line.start, line.end)
+    if long is not None:
+        message = f"a name or number has at most {limits.NAME_CHARACTERS} characters"
+        errors.append(CompileError(message, Span(source, *long.span()), code="E004"))
         return broken
     node: Any
     try:

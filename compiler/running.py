@@ -14,7 +14,7 @@ from attnc.backends.tiles import Counters
 from attnc.driver import compile
 from attnc.ir.cascade import Cascade
 from attnc.sampling import default_sizes, sample
-from attnc.verification import DTYPES, relative_error
+from attnc.verification import DTYPES, finite, relative_error
 
 NAMES = {kind.numpy: name for name, kind in DTYPES.items()}
 
@@ -47,7 +47,8 @@ class Record:
         if self.counters is not None:
             found["counters"] = asdict(self.counters)
         if self.errors:
-            found |= {"errors": self.errors, "tolerance": self.tolerance, "agrees": self.agrees}
+            errors = {name: finite(error) for name, error in self.errors.items()}
+            found |= {"errors": errors, "tolerance": self.tolerance, "agrees": self.agrees}
         return found
 
     def __str__(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from math import isinf
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,11 @@ class Verification:
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON wants it."""
-        return {**asdict(self), "ok": self.ok}
+        outcomes = [
+            {**asdict(outcome), "error": finite(outcome.error), "ok": outcome.ok}
+            for outcome in self.outcomes
+        ]
+        return {**asdict(self), "outcomes": outcomes, "ok": self.ok}
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{rank}={extent}" for rank, extent in self.sizes.items())
@@ -90,6 +95,11 @@ def _line(outcome: Outcome) -> str:
         return f"{name}{'refused' if outcome.refused else 'skipped'}: {outcome.reason}"
     verdict = "agrees" if outcome.ok else f"WRONG, at most {outcome.tolerance:.0e} allowed"
     return f"{name}{outcome.error:.1e}  {verdict}"
+
+
+def finite(error: float | None) -> float | str | None:
+    """An error as JSON can say it, which knows no infinity."""
+    return "infinite" if error is not None and isinf(error) else error
 
 
 def relative_error(result: np.ndarray, reference: np.ndarray) -> float:

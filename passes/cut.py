@@ -123,7 +123,11 @@ def _forced(
                 continue
             if carried & reduced or carried - own - loops:
                 found.append(tensor)
-    return list(dict.fromkeys(found))
+    # What only serves another of them is computed with it; the next round sees what is left.
+    inside = {
+        name for tensor in found for name in closure(cascade, tensor, stored) if name != tensor
+    }
+    return [tensor for tensor in dict.fromkeys(found) if tensor not in inside]
 
 
 def heavy(cascade: Cascade) -> frozenset[str]:

@@ -96,7 +96,7 @@ def _rewritten(
         part = _part(name, einsum, body, product(inner), whole, domains)
         parts.append(part)
         moved.extend(f.expr for f in outer)
-        value, extra = _outside(einsum, body, part, outer, facts, names)
+        value, extra = _outside(einsum, part, outer, facts, domains, names)
         parts.extend(extra)
         result = _joined(result, value, term.negative)
     assert result is not None
@@ -130,7 +130,7 @@ def _out_of_extremum(
     value: Expr = _access(name, einsum)
     for term, expr in zip(outside, exprs):
         value = Map("-" if term.negative else "+", (value, expr))
-    value, extra = guarded(value, exprs, part, facts, names, MONOIDS[body.op].identity)
+    value, extra = guarded(value, exprs, part, facts, domains, names)
     deferral = Deferral(einsum.target, ", ".join(dict.fromkeys(_names(exprs))), f"({body.op}, +)")
     return [part, *extra, replace(einsum, body=value)], deferral
 
@@ -161,27 +161,34 @@ def _access(name: str, einsum: Einsum) -> Access:
 
 def _outside(
     einsum: Einsum,
-    body: Reduce,
     part: Einsum,
     outer: tuple[Factor, ...],
     facts: Fiber,
+    domains: Domains,
     names: Names,
 ) -> tuple[Expr, list[Einsum]]:
     value: Expr = _access(part.target, einsum)
     for factor in outer:
         value = Map("/" if factor.inverse else "*", (value, factor.expr))
     unit = [product(outer)] if outer else []
-    return guarded(value, unit, part, facts, names, MONOIDS[body.op].identity)
+    return guarded(value, unit, part, facts, domains, names)
 
 
 def guarded(
-    value: Expr, outer: list[Expr], part: Einsum, facts: Fiber, names: Names, identity: float
+    value: Expr,
+    outer: list[Expr],
+    part: Einsum,
+    facts: Fiber,
+    domains: Domains,
+    names: Names,
 ) -> tuple[Expr, list[Einsum]]:
-    """`value`, but the identity where what left the reduction is undefined on an empty domain.
+    """`value`, but the identity of `part` where what left it is undefined on an empty domain.
 
-    A reduction that is at its own identity only where it is empty, or where the quotient is no
-    number anyway, is asked itself; otherwise a further Einsum says whether anything was reduced.
+    A reduction that is at its own identity only where the part is empty, or where the quotient is
+    no number anyway, is asked itself; otherwise a further Einsum says whether anything was reduced.
     """
+    body = _reduce(part)
+    identity = MONOIDS[body.op].identity
     empty = empty_values(facts)
     conditions: list[Expr] = []
     extra: list[Einsum] = []
@@ -193,7 +200,7 @@ def guarded(
             start = empty[access.tensor]
             if probe(value, {access: start, own: identity}) == identity:
                 continue
-            if _asked(access.tensor, facts):
+            if _tells(access, body, facts, domains):
                 conditions.append(Map("==", (access, number(start))))
             elif not extra:
                 extra.append(_presence(part, names))
@@ -206,19 +213,32 @@ def guarded(
     return Map("select", (condition, number(identity), value)), extra
 
 
-def _asked(tensor: str, facts: Fiber) -> bool:
-    """Whether a reduction at its identity says that nothing counted."""
-    body = facts.reductions.get(tensor)
-    return body is not None and (
-        MONOIDS[body.op].selective or non_negative(body.body, facts.non_negative)
+def _tells(access: Access, part: Reduce, facts: Fiber, domains: Domains) -> bool:
+    """Whether a reduction at its identity says that a part has nothing to reduce that counts.
+
+    It must have seen every point of the part, and be such that no point undoes another.
+    """
+    body = facts.reductions.get(access.tensor)
+    if body is None or not set(body.ranks) <= set(part.ranks):
+        return False
+    if access.subscripts != tuple(Index(r) for r in facts.definitions[access.tensor].ranks):
+        return False
+    seen, own = (
+        union(domains.holding(reduce.where), domains.of(reduce.body)) for reduce in (body, part)
     )
+    steady = MONOIDS[body.op].selective or non_negative(body.body, facts.non_negative)
+    return steady and set(seen) <= set(own)
+
+
+def _reduce(einsum: Einsum) -> Reduce:
+    if not isinstance(einsum.body, Reduce):
+        raise InvalidIR(f"{einsum.target} is no reduction")
+    return einsum.body
 
 
 def _presence(part: Einsum, names: Names) -> Einsum:
     """Whether a reduction has anything to reduce."""
-    body = part.body
-    if not isinstance(body, Reduce):
-        raise InvalidIR(f"{part.target} is no reduction")
+    body = _reduce(part)
     seen = Map(">", (Map("present", (body.body,)), ZERO))
     return replace(
         part, target=names.fresh(f"{part.target}_any"), body=replace(body, op="any", body=seen)

@@ -464,7 +464,8 @@ class KernelWriter:
         if found is not None:
             return found
         einsum = self.definitions[tensor]
-        if not all(self._uniform(part) for part in self.domains.of_einsum(einsum)):
+        rank = self.stepped[tensor][1]
+        if any(rank in free_ranks(part) for part in self.domains.of_einsum(einsum)):
             raise CompileError(
                 f"a step of {tensor} may be empty",
                 einsum.span,
@@ -476,7 +477,7 @@ class KernelWriter:
             value, depth = self._reduce(einsum, einsum.body)
         else:
             value, depth = self._value(einsum.body)
-        depth = max(depth, self.scopes.depth_of(self.stepped[tensor][1]) or 0)
+        depth = max(depth, self.scopes.depth_of(rank) or 0)
         tile = self.scopes.named(
             f"{tensor}_next", self._state_ranks(tensor), value, depth, einsum.span
         )

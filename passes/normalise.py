@@ -14,24 +14,57 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attnc.ir.cascade import Cascade, Einsum, Left, base
+from attnc.ir.cascade import Cascade, Einsum, Left, base, rank_of, variables
 from attnc.ir.expr import Access, Expr, Index, Populate, Reduce
 from attnc.ir.walk import children, free_ranks, rebuild, rewrite, substitute, subterms
 from attnc.passes.fiber import Names
 
 
 def normalise(cascade: Cascade) -> Cascade:
-    """The cascade with each `Reduce` and `Populate` the whole body of an Einsum.
+    """The cascade with each `Reduce` and `Populate` the whole body of an Einsum, ranks by name.
 
     The same object if it is so already. What stands inside a reduction may be any map.
     """
-    if not any(_nested(einsum) for einsum in cascade.einsums):
-        return cascade
     names = Names(cascade)
+    classes = rank_of(cascade)
     einsums: list[Einsum] = []
     for einsum in cascade.einsums:
-        einsums.extend(_hoisted(einsum, cascade.batch, names) if _nested(einsum) else (einsum,))
+        parts = _hoisted(einsum, cascade.batch, names) if _nested(einsum) else (einsum,)
+        einsums.extend(_plain(part, classes) for part in parts)
+    if all(new is old for new, old in zip(einsums, cascade.einsums)):
+        return cascade
     return replace(cascade, einsums=tuple(einsums))
+
+
+def _plain(einsum: Einsum, classes: dict[str, str]) -> Einsum:
+    """The Einsum with ranks under their own names, where another variable is not there to need.
+
+    `sum[m'](X[m'])` becomes `sum[m](X[m])`; `sum[m'](X[m] * Y[m'])` and what is bound twice stay.
+    """
+    body = einsum.body
+    bound = body.ranks if isinstance(body, Reduce) else ()
+    used = set(variables(einsum))
+    names: dict[str, str] = {}
+    for rank in (*(left.rank for left in einsum.left if not left.step), *bound):
+        own = classes.get(rank, base(rank))
+        if own not in used:
+            names[rank] = own
+            used.add(own)
+    if not names:
+        return einsum
+    values: dict[str, Expr] = {rank: Index(own) for rank, own in names.items()}
+    where = None if einsum.where is None else substitute(einsum.where, values)
+    if isinstance(body, Reduce):
+        body = replace(
+            body,
+            ranks=tuple(names.get(rank, rank) for rank in bound),
+            body=substitute(body.body, values),
+            where=None if body.where is None else substitute(body.where, values),
+        )
+    else:
+        body = substitute(body, values)
+    left = tuple(replace(one, rank=names.get(one.rank, one.rank)) for one in einsum.left)
+    return replace(einsum, left=left, body=body, where=where)
 
 
 def _nested(einsum: Einsum) -> bool:

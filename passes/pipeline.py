@@ -12,7 +12,6 @@ from dataclasses import replace
 from attnc.ir.cascade import Cascade, Refusal, Step, rank_of
 from attnc.ir.expr import Expr, Extent, Populate, Reduce
 from attnc.ir.print_expr import print_expr
-from attnc.ir.source import CompileError
 from attnc.ir.targets import TARGETS, Target
 from attnc.ir.tile import Kernel, Program
 from attnc.ir.walk import accesses, subterms
@@ -26,7 +25,7 @@ from attnc.passes.logsumexp import expand_logsumexp
 from attnc.passes.lower import KernelWriter, buffer
 from attnc.passes.mapping import Mapping, check_schedule, mapping
 from attnc.passes.normalise import normalise
-from attnc.passes.online import CannotTile, online
+from attnc.passes.online import CannotTile, Running, online
 from attnc.passes.recompute import recompute_parts
 
 Observe = Callable[[str, "Cascade | Program"], None]
@@ -132,8 +131,7 @@ def run_reductions(cascade: Cascade) -> Cascade:
                 einsums=(running.einsum,),
                 before=before,
                 after=after,
-                text=f"{running.einsum} runs along {rank}, its state corrected by "
-                f"{running.correction} whenever a tile changes what it waits for",
+                text=told(running, rank),
                 proof=running.proof,
                 span=next(e.span for e in cascade.einsums if e.target == running.einsum),
             )
@@ -143,6 +141,14 @@ def run_reductions(cascade: Cascade) -> Cascade:
             result.cascade, derivation=(*cascade.derivation, *steps), refusals=refusals
         )
     return cascade
+
+
+def told(running: Running, rank: str) -> str:
+    """What became of a reduction, in a sentence."""
+    return (
+        f"{running.einsum} runs along {rank}, its state corrected by {running.correction} "
+        "whenever a tile changes what it waits for"
+    )
 
 
 def kept(cascade: Cascade, ranks: tuple[str, ...]) -> tuple[Refusal, ...]:
@@ -212,15 +218,18 @@ def lower(
 ) -> Program:
     """The tile program of a cascade for a target.
 
-    `sizes` are extents known beforehand; they choose tiles and nothing else. Raises CompileError
+    It takes the same steps as `optimize`, but for ranks that lie whole within a tile, where
+    passes are free: reductions over them stay as they are written. `sizes` are extents known beforehand; they choose tiles and nothing else. Raises CompileError
     where a construct cannot be lowered, or a schedule asks for what the dependences forbid.
     """
     facts = TARGETS[target]
-    cascade = expand_logsumexp(normalise(cascade))
+    cascade = replace(cascade, derivation=(), refusals=())
+    for _, step in STEPS[:-1]:
+        cascade = step(cascade)
     cascade = recompute_parts(cascade, heavy(cascade))
     decision = cut(cascade)
     plan = mapping(cascade, facts, decision.long, sizes or {}, dtype)
-    cascade = stream(cascade, plan, decision.stored, decision.long)
+    cascade, notes = stream(cascade, plan, decision.stored, decision.long)
     cascade = recompute_parts(cascade, heavy(cascade) | set(decision.stored))
     if observe is not None:
         observe("stream", cascade)
@@ -245,29 +254,33 @@ def lower(
         kernels=tuple(kernels),
         warps=plan.warps,
         stages=plan.stages,
-        history=tuple(f"{step.law}: {step.text}" for step in cascade.derivation),
+        history=(*(f"{step.law}: {step.text}" for step in cascade.derivation), *notes),
     )
     return fold_scale(program) if facts.base2 else program
 
 
 def stream(
     cascade: Cascade, plan: Mapping, stored: tuple[str, ...], long: frozenset[str]
-) -> Cascade:
-    """Make every reduction over a long rank a running one."""
+) -> tuple[Cascade, tuple[str, ...]]:
+    """Make every reduction over a long rank a running one, and say where that cannot be.
+
+    A rank that cannot be cut lies whole within a tile: right, but at the cost of its length.
+    """
+    notes: list[str] = []
     for rank in sorted(long):
         if not fiber(cascade, rank).reductions:
             continue
+        tile = 1 if is_part(cascade, rank) else plan.stream
         try:
-            tile = 1 if is_part(cascade, rank) else plan.stream
-            cascade = online(cascade, rank, tile, stored).cascade
+            result = online(cascade, rank, tile, stored)
         except CannotTile as error:
-            raise CompileError(
-                f"{error.einsum.target} cannot be cut along {rank}",
-                error.einsum.span,
-                error.reason,
-                code="E306",
-            ) from None
-    return cascade
+            notes.append(
+                f"whole tile: {rank} is not cut, because {error.einsum.target} {error.reason}"
+            )
+            continue
+        notes.extend(f"running {r.law}: {told(r, rank)}" for r in result.running)
+        cascade = result.cascade
+    return cascade, tuple(notes)
 
 
 def groups(

@@ -56,6 +56,9 @@ from attnc.passes.symbolic import extent_symbol
 Number = Any
 """An int, or a sympy expression in its place."""
 
+LARGEST = sympy.Function("Largest")
+"""The largest value of a quantity: Largest(quantity, k, lo, hi) over lo <= k <= hi, 0 if none."""
+
 Data = Mapping[str, Any]
 """Integer inputs by name, as anything that a tuple of positions subscripts."""
 
@@ -90,9 +93,15 @@ def _added_up(expr: Number) -> Number:
         counter, lo, hi = expr.limits[-1]
         rest = expr.limits[:-1]
         inner = sympy.Sum(expr.function, *rest) if rest else expr.function
-        places = range(int(_added_up(lo)), int(_added_up(hi)) + 1)
-        return sum(_added_up(inner.subs(counter, k)) for k in places)
+        return sum(_terms(inner, counter, lo, hi))
+    if isinstance(expr, LARGEST):
+        return max(_terms(*expr.args), default=0)
     return expr.func(*map(_added_up, expr.args)) if expr.args else expr
+
+
+def _terms(term: Number, counter: Number, lo: Number, hi: Number) -> Iterator[Number]:
+    for k in range(int(_added_up(lo)), int(_added_up(hi)) + 1):
+        yield _added_up(term.subs(counter, k))
 
 
 def predict(
@@ -486,10 +495,11 @@ class _Symbols:
                 found += fixed * count
             return found
 
-        # What is alive grows or shrinks from one iteration to the next: the most is at an end.
-        peak = sympy.sympify(each.peak_live_bytes)
-        most = self.most(*(peak.subs(counter, end) for end in (lo, hi - 1)))
-        most = sympy.Piecewise((most, hi > lo), (0, True))
+        most = sympy.sympify(each.peak_live_bytes)
+        if most.has(counter):
+            most = LARGEST(most, counter, lo, hi - 1)
+        else:
+            most = sympy.Piecewise((most, hi > lo), (0, True))
         return Counts(added(each.bytes_read), added(each.bytes_written), added(each.flops), most)
 
     def tiles(

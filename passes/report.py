@@ -9,6 +9,7 @@ from typing import Any
 import sympy
 
 from attnc.ir.cascade import Cascade
+from attnc.ir.source import CallError
 from attnc.passes.cost import EinsumCost, compulsory_bytes, einsum_costs, joined, total
 from attnc.passes.count_passes import Barrier, Counts, count_passes
 from attnc.passes.footprint import footprint
@@ -49,7 +50,8 @@ class Report:
     ) -> Report:
         """The same report in numbers, for extents and parameters; those not named keep defaults.
 
-        What depends on a rank or parameter without a value stays an expression.
+        What depends on a rank or parameter without a value stays an expression. Raises CallError
+        where an extent is divided by zero.
         """
         known = {d.name: d.default for d in self.cascade.params if d.default is not None}
         values = {
@@ -59,6 +61,8 @@ class Report:
 
         def number(quantity: Quantity) -> Quantity:
             found = sympy.sympify(quantity).subs(values)
+            if found.has(sympy.zoo, sympy.nan):
+                raise CallError(f"with these sizes {self.cascade.name} divides an extent by zero")
             if not found.is_number:
                 return found
             return int(found) if found.is_integer else float(found)
@@ -66,12 +70,16 @@ class Report:
         def numbers(quantities: dict[str, Quantity]) -> dict[str, Quantity]:
             return {name: number(quantity) for name, quantity in quantities.items()}
 
-        ratio = number(self.intensity)
+        flops, moved = number(self.flops), number(self.bytes)
+        if isinstance(flops, sympy.Expr) or isinstance(moved, sympy.Expr):
+            ratio = number(self.intensity)
+        else:
+            ratio = flops / moved if moved else 0.0
         return replace(
             self,
             footprint=numbers(self.footprint),
-            flops=number(self.flops),
-            bytes=number(self.bytes),
+            flops=flops,
+            bytes=moved,
             intensity=float(ratio) if isinstance(ratio, int) else ratio,
             operations=numbers(self.operations),
             einsums=tuple(

@@ -117,8 +117,6 @@ STABLE = {
     N[p, m] = exp(S[p, m] - G[p])
     D[p] = exp(sink[] - G[p]) + sum[m](N[p, m])
     A[p, m] = N[p, m] / D[p]""",
-    "by log-sum-exp": """    L[p] = logsumexp[m](S[p, m])
-    A[p, m] = exp(S[p, m] - L[p])""",
     "dropped": """    P[p, m] = softmax[m](S[p, m])
     A[p, m] = select(uniform(7, p, m) < 0.4, 0, P[p, m] / 0.6)""",
     "not separable": """    G[p] = max[m](S[p, m])
@@ -131,7 +129,10 @@ STABLE = {
     A[p, m] = abs(S[p, m] / G[p]) ** 2""",
 }
 
+# Exact only in as far as the scores, or their log-sum-exp, are.
 TAME = {
+    "by log-sum-exp": """    L[p] = logsumexp[m](S[p, m])
+    A[p, m] = exp(S[p, m] - L[p])""",
     "unstable": """    N[p, m] = exp(S[p, m])
     D[p] = sum[m](N[p, m])
     A[p, m] = N[p, m] / D[p]""",

@@ -6,6 +6,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {
     "attnc": "compiler",
@@ -36,3 +38,9 @@ def map_folders() -> None:
 
 if importlib.util.find_spec("attnc") is None:
     map_folders()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write what is printed over what is expected"
+    )

@@ -92,9 +92,7 @@ class Pointwise:
         axis = self.iterative[name][0] if name in self.iterative else None
         step = "" if axis is None else "start" if position[axis] == 0 else "next"
         (einsum,) = (
-            e
-            for e in self.cascade.definitions(name)
-            if axis is None or e.left[axis].step == step
+            e for e in self.cascade.definitions(name) if axis is None or e.left[axis].step == step
         )
         places = {left.rank: k - (left.step == "next") for left, k in zip(einsum.left, position)}
         if step == "start":

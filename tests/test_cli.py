@@ -229,6 +229,20 @@ def test_verify(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
+def test_extents_of_zero(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("analyze", file, "--size", "b=0,h=0,p=0,m=0,e=0,f=0") == 0
+    for rank in "bhpmf":
+        assert status("run", file, "--random", f"{rank}=0", "--verify") == 0
+    divided = tmp_path / "divided.attn"
+    divided.write_text(
+        "cascade divided[h](X[p], Z[; q]) -> Y[p]:\n    Y[p] = X[p] * Z[h // (|h| // |q|)]\n",
+        encoding="utf-8",
+    )
+    assert status("run", divided, "--random", "h=2,q=3") == 1
+    assert status("run", file, "--random", "m=99999999999999") == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_show_lists_the_steps_and_prints_one(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

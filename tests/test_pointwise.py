@@ -95,8 +95,7 @@ def programs(draw: st.DrawFn) -> str:
             case "nested":
                 inner = draw(made_of(("p", "m", "e"), known))
                 lines.append(
-                    f"{name}[p, m] = {body} - {draw(SUMS)}[e](tanh({inner}){masked and ''})"
-                    f"{masked}"
+                    f"{name}[p, m] = {body} - {draw(SUMS)}[e](tanh({inner}){masked and ''}){masked}"
                 )
                 axes = "p, m"
             case "choose":
