@@ -380,26 +380,32 @@ class _Check:
         """Every rank variable of the statement has an extent."""
         current = self.names.current
         assert current is not None
-        whole = Einsum(line.target.text, left, expr, mask)
+        here = Einsum(line.target.text, left, expr, mask)
+        placed = [rank for einsum in current.pending for rank in variables(einsum)]
         outer = {part.rank for part in left}
-        for rank in (*variables(whole), *current.sizes):
+        for rank in dict.fromkeys((*variables(here), *current.sizes, *placed)):
             if base(rank) in self.names.over or rank in self.names.over:
                 continue
+            place = current.seen.get(rank) or current.sizes.get(rank) or self.span(line)
+            free = rank in summed or rank in free_ranks(mask) or rank in current.sizes
             if rank in outer:
                 self.unbound_left(line, rank, summed, expr)
-            elif rank in summed or rank not in current.seen or rank in free_ranks(mask):
-                where = current.seen.get(rank) or current.sizes.get(rank) or self.span(line)
+            elif free:
                 known = [*self.names.over, *self.names.params]
                 self.errors.add(
-                    f"{rank!r} is neither a rank nor a parameter", where, code="E010",
+                    f"{rank!r} is neither a rank nor a parameter",
+                    place,
+                    code="E010",
                     help=self.errors.nearest(rank, known) or f"declare it: rank {base(rank)} = ...",
-                )  # fmt: skip
+                )
             else:
                 self.errors.add(
-                    f"rank {rank!r} has no extent", current.seen[rank], code="E016",
-                    note="nothing declares it, and it subscripts no tensor alone",
+                    f"rank {rank!r} has no extent",
+                    place,
+                    "nothing declares it, and it subscripts no tensor alone",
+                    code="E016",
                     help=f"declare it: rank {base(rank)} = ...",
-                )  # fmt: skip
+                )
             raise Abandoned
 
     def unbound_left(

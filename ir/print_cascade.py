@@ -24,7 +24,7 @@ def print_cascade(cascade: Cascade) -> str:
 
 def print_einsum(cascade: Cascade, einsum: Einsum) -> str:
     """The text of one Einsum as it stands in its cascade."""
-    left, right = _statement(einsum, _prefixes(cascade))
+    left, right = _statement(einsum, prefixes_of(cascade))
     return f"{left} = {right}"
 
 
@@ -50,12 +50,12 @@ def _cascade(cascade: Cascade) -> Iterator[str]:
         yield INDENT + _param(param)
     for rank in cascade.ranks:
         yield INDENT + _rank(rank)
-    prefixes = _prefixes(cascade)
+    prefixes = prefixes_of(cascade)
     for line in align([_statement(einsum, prefixes) for einsum in cascade.einsums]):
         yield INDENT + line
 
 
-def _prefixes(cascade: Cascade) -> Prefixes:
+def prefixes_of(cascade: Cascade) -> Prefixes:
     """The batch ranks of every tensor, which go unwritten."""
     prefixes: dict[str, tuple[str, ...]] = dict.fromkeys(
         (einsum.target for einsum in cascade.einsums), cascade.batch

@@ -27,6 +27,8 @@ def normalise(cascade: Cascade) -> Cascade:
     """
     names = Names(cascade)
     classes = rank_of(cascade)
+    # An output keeps the ranks of the header.
+    classes.update((rank, rank) for tensor in cascade.outputs for rank in tensor.ranks)
     einsums: list[Einsum] = []
     for einsum in cascade.einsums:
         parts = _hoisted(einsum, cascade.batch, names) if _nested(einsum) else (einsum,)
@@ -42,6 +44,8 @@ def _plain(einsum: Einsum, classes: dict[str, str]) -> Einsum:
     `sum[m'](X[m'])` becomes `sum[m](X[m])`; `sum[m'](X[m] * Y[m'])` and what is bound twice stay.
     """
     body = einsum.body
+    if isinstance(body, Populate):
+        return einsum
     bound = body.ranks if isinstance(body, Reduce) else ()
     used = set(variables(einsum))
     names: dict[str, str] = {}

@@ -40,6 +40,7 @@ from attnc.ir.expr import (
     Reduce,
     both,
 )
+from attnc.ir.print_cascade import prefixes_of
 from attnc.ir.print_expr import print_expr
 from attnc.ir.walk import accesses, children, free_ranks, rebuild, rewrite, substitute
 from attnc.passes.clean import remove_dead, rename
@@ -256,7 +257,7 @@ class _Sweeps:
             trouble = self._find_singular(opened, split.correction, ys, old, new)
             if trouble is not None:
                 return self._refusal(einsum, opened, trouble)
-            text = print_expr(split.correction)
+            text = self._told(split.correction)
             self.running.append(
                 Running(einsum.target, sweep, text, f"({body.op}, {law.product})", split.proof)
             )
@@ -267,8 +268,13 @@ class _Sweeps:
             )
         return self._refusal(einsum, reason.term, reason.reason)
 
+    def _told(self, expr: Expr) -> str:
+        """An expression as a reader of the specification knows it, batch ranks unwritten."""
+        running = dict.fromkeys(self.runs.values(), self.cascade.batch)
+        return print_expr(expr, prefixes_of(self.cascade) | running)
+
     def _refusal(self, einsum: Einsum, term: Expr, reason: str) -> Refusal:
-        return Refusal(self.rank, einsum.target, print_expr(term), reason, einsum.span)
+        return Refusal(self.rank, einsum.target, self._told(term), reason, einsum.span)
 
     def _unsteady(self, ys: tuple[Access, ...], sweep: int) -> str | None:
         """A reduction of this sweep that is no extremum and no sum of what is never negative.
@@ -279,9 +285,9 @@ class _Sweeps:
             for name in sorted(self.facts.waits[y.tensor]):
                 other = self.facts.reductions[name]
                 steady = other.op in MONOIDS and MONOIDS[other.op].selective
+                steady = steady or (other.op == "sum" and name in self.facts.non_negative)
                 if self.sweep[name] == sweep and not steady:
-                    if other.op != "sum" or name not in self.facts.non_negative:
-                        return name
+                    return name
         return None
 
     def _unseen(self, body: Reduce, ys: tuple[Access, ...], sweep: int) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from attnc.ir.cascade import Cascade, Refusal, Step, rank_of
-from attnc.ir.expr import Expr, Extent, Populate, Reduce
+from attnc.ir.expr import Extent, Populate, Reduce
 from attnc.ir.print_expr import print_expr
 from attnc.ir.targets import TARGETS, Target
 from attnc.ir.tile import Kernel, Program
@@ -39,24 +39,23 @@ def passes(cascade: Cascade) -> dict[str, int]:
     return {rank: count.passes for rank, count in count_passes(cascade).ranks.items()}
 
 
-def repeated(cascade: Cascade) -> tuple[str, ...]:
+def repeated(cascade: Cascade, counts: dict[str, int]) -> tuple[str, ...]:
     """Ranks that need more than one pass and are reduced somewhere, in order of declaration.
 
     Ranks of constant extent are left out: they lie whole within a tile, where passes are free.
     """
-    tiles = {decl.name for decl in cascade.ranks if not free_extents(decl.extent)}
-    more = [rank for rank, count in passes(cascade).items() if count > 1 and rank not in tiles]
+    tiles = {
+        decl.name
+        for decl in cascade.ranks
+        if not any(isinstance(term, Extent) for term in subterms(decl.extent))
+    }
+    more = [rank for rank, count in counts.items() if count > 1 and rank not in tiles]
     return tuple(rank for rank in more if fiber(cascade, rank).reductions)
 
 
 def is_part(cascade: Cascade, rank: str) -> bool:
     """Whether a rank is declared: a part of another that is cut already, its positions tiles."""
     return any(decl.name == rank for decl in cascade.ranks)
-
-
-def free_extents(extent: Expr) -> bool:
-    """Whether a declared extent depends on that of another rank."""
-    return any(isinstance(term, Extent) for term in subterms(extent))
 
 
 def expand(cascade: Cascade) -> Cascade:
@@ -86,11 +85,16 @@ def expand(cascade: Cascade) -> Cascade:
 
 def defer_factors(cascade: Cascade) -> Cascade:
     """Take factors that do not vary out of reductions wherever this saves a pass."""
-    for rank in repeated(cascade):
+    counts = passes(cascade)
+    for rank in repeated(cascade, counts):
         changed, done = defer(cascade, rank)
-        before, after = passes(cascade)[rank], passes(changed)[rank]
+        if not done:
+            continue
+        left = passes(changed)
+        before, after = counts[rank], left[rank]
         if after >= before:
             continue
+        counts = left
         steps = tuple(
             Step(
                 law=f"deferral {deferral.law}",
@@ -111,7 +115,8 @@ def defer_factors(cascade: Cascade) -> Cascade:
 
 def run_reductions(cascade: Cascade) -> Cascade:
     """Turn reductions that wait for one another into running ones wherever this saves a pass."""
-    for rank in repeated(cascade):
+    counts = passes(cascade)
+    for rank in repeated(cascade, counts):
         try:
             result = online(cascade, rank, 1 if is_part(cascade, rank) else TILE, ())
         except CannotTile as error:
@@ -119,11 +124,12 @@ def run_reductions(cascade: Cascade) -> Cascade:
             cascade = replace(cascade, refusals=(*cascade.refusals, refusal))
             continue
         refusals = (*cascade.refusals, *result.refusals)
-        before = passes(cascade)[rank]
-        after = passes(result.cascade)[rank]
+        left = passes(result.cascade)
+        before, after = counts[rank], left[rank]
         if after >= before:
             cascade = replace(cascade, refusals=refusals)
             continue
+        counts = left
         steps = tuple(
             Step(
                 law=f"running {running.law}",

@@ -47,6 +47,11 @@ SHORTER: dict[str, tuple[int, int, str]] = {
     O[i] = sum[j](t[i, j])
     b[i, w] = t[i, j] / O[i] * k[j, w]""",
     ),
+    "with other variables over its rank": (
+        3, 1, SCORES + """    G[p] = max[j](S[p, j])
+    N[p, m'] = exp(S[p, m'] - G[p])
+    O[p, f] = N[p, m] / sum[m'](N[p, m']) * V[m, f]""",
+    ),
     "to the base 2": (3, 1, SCORES + SOFTMAX.replace("exp", "exp2")),
     "to the base e by its logarithm": (3, 1, SCORES + SOFTMAX.replace("exp(", "exp2(1.4427 * (")
         .replace("G[p])\n", "G[p]))\n", 1)),
@@ -132,6 +137,10 @@ SHORTER: dict[str, tuple[int, int, str]] = {
         2, 1, ROWS + """    G[p] = sum[m](S[p, m])
     O[p] = max[m](S[p, m] - G[p])""",
     ),
+    "by what was seen of fewer points, and may have been seen nowhere": (
+        2, 1, ROWS + """    G[p] = min[m where m < p - 1](S[p, m])
+    O[p] = max[m](S[p, m] / (1 + abs(G[p])))""",
+    ),
     "a maximum of products by what is positive": (
         2, 1, ROWS + """    G[p] = max[m](S[p, m])
     O[p] = max[m](S[p, m] * exp(G[p]))""",
@@ -206,6 +215,11 @@ KEPT: dict[str, tuple[int, int, str, str, str]] = {
         2, 2, "O", "may pass through 0",
         GIVEN + """    D[p] = sum[m](S[p, m])
     O[p, f] = (S[p, m] - D[p]) * V[m, f]""",
+    ),
+    "two variables over the rank that meet in one term": (
+        2, 2, "O", "is no product",
+        GIVEN + """    G[p] = max[m](S[p, m])
+    O[p, f] = sum[m, m'](tanh(S[p, m] - S[p, m'] - G[p]) * V[m, f])""",
     ),
     "the largest points of a row": (
         2, 2, "I", "chooses",
