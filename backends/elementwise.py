@@ -18,7 +18,7 @@ def _sigmoid(x: Array) -> Array:
     """Without overflow on either side."""
     small = np.exp(-np.abs(x))
     one = np.ones((), x.dtype)
-    return np.where(x >= 0, one / (one + small), small / (one + small))
+    return np.asarray(np.where(x >= 0, one / (one + small), small / (one + small)))
 
 
 def _softplus(x: Array) -> Array:

@@ -156,6 +156,8 @@ class _Run:
         if einsum.dtype is not None:
             data = cast(data, einsum.dtype)
         target, present = self.tensors[einsum.target]
+        if present is None:
+            raise InvalidIR(f"{self.cascade.name}: {einsum.target} is an input, and assigned")
         if target.dtype.kind != np.asarray(data).dtype.kind and einsum.dtype is None:
             target = self._retyped(einsum.target, np.asarray(data).dtype)
         place = tuple(

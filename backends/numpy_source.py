@@ -12,16 +12,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from attnc.backends.numpy_expr import (
-    TYPES,
-    Expressions,
-    Frame,
-    Held,
-    aligned,
-    into,
-    literal,
-    ordered,
-)
+from attnc.backends.numpy_expr import TYPES, aligned, into, ordered
+from attnc.backends.numpy_memory import Memory
+from attnc.backends.numpy_scalar import NUMBERS, Frame, Held, Scalars, bare, literal
 from attnc.ir.algebra import MONOIDS
 from attnc.ir.cascade import Reduction
 from attnc.ir.expr import Const, Expr, Map, Param, Tile
@@ -29,8 +22,7 @@ from attnc.ir.print_tile import print_head
 from attnc.ir.source import InvalidIR
 from attnc.ir.tile import Compute, Contract, Fold, Kernel, Load, Loop, Program, Statement, Store
 from attnc.ir.tile_blocks import Alive, Amount, Block, Size, blocks, tensors_of
-from attnc.ir.tile_facts import kind_of_tensor, names_read
-from attnc.ir.touch import Point, Run, Table, Touch, touch
+from attnc.ir.tile_facts import names_read
 
 
 def emit(program: Program, widened: frozenset[str]) -> str:
@@ -54,7 +46,7 @@ def emit(program: Program, widened: frozenset[str]) -> str:
 
 def _combination(own: Reduction) -> list[str]:
     """A reduction of the user's own as a function of two arrays."""
-    writer = Expressions(frozenset(), {})
+    writer = Scalars({})
 
     def text(expr: Expr) -> str:
         match expr:
@@ -75,17 +67,15 @@ def _combination(own: Reduction) -> list[str]:
     return lines
 
 
-class _Kernel(Expressions):
+class _Kernel(Memory):
     """Writes the function of one kernel."""
 
     def __init__(self, program: Program, kernel: Kernel, widened: frozenset[str]) -> None:
-        axes = frozenset(axis.rank for axis in kernel.axes)
-        super().__init__(axes, {g.rank: g.tile for g in kernel.grid if g.tile > 1})
-        self.program, self.kernel, self.widened = program, kernel, widened
-        self.entries = kernel.grid
-        self.tensors = tensors_of(program)
+        grid = {entry.rank: entry.tile for entry in kernel.grid if entry.tile > 1}
+        super().__init__(tensors_of(program), kernel.axes, grid, widened)
+        self.program, self.kernel, self.entries = program, kernel, kernel.grid
         self.reductions = {own.name: own for own in program.reductions}
-        self.by_rank = {axis.rank: axis for axis in kernel.axes}
+        self.ones: dict[Size, str] = {}
 
     def write(self, number: int) -> tuple[list[str], set[str]]:
         """The lines of the function, and the helpers that it calls."""
@@ -119,8 +109,7 @@ class _Kernel(Expressions):
             lines += [f"    {line}" for line in views]
         else:
             lines.append(f"    {' = '.join(seen)} = None")
-        lines.append(f"    for {', '.join(positions)}{',' if len(positions) == 1 else ''} in instances:"
-                     if positions else "    for _ in instances:")  # fmt: skip
+        lines.append(f"    for ({''.join(f'{name}, ' for name in positions)}) in instances:")
         for rank, tile in self.grid.items():
             lo, hi = self.names.of("lo", rank), self.names.of("hi", rank)
             lines.append(f"        {hi} = min({lo} + {tile}, {self.extent(rank)})")
@@ -196,8 +185,8 @@ class _Kernel(Expressions):
         pad = "    " * self.depth
         for clip in block.clips:
             lo, hi = self.names.of("lo", f"{clip.rank}_{block.number}"), self.stop(clip.rank)
-            lines.append(f"{pad}{lo} = {self.scalar(clip.lo)}")
-            lines.append(f"{pad}{hi} = max({lo}, {self.scalar(clip.hi)})")
+            lines.append(f"{pad}{lo} = {bare(self.scalar(clip.lo))}")
+            lines.append(f"{pad}{hi} = max({lo}, {bare(self.scalar(clip.hi))})")
             lines.append(f"{pad}{self.count(clip.rank)} = {hi} - {lo}")
         return lines
 
@@ -217,8 +206,10 @@ class _Kernel(Expressions):
         terms = []
         for sizes, count in amount.items():
             factors = [self.size(size) for size in sizes]
+            if count != 1 or not factors:
+                factors.insert(0, str(count))
             if count:
-                terms.append(" * ".join(factors if count == 1 and factors else [str(count), *factors]))
+                terms.append(" * ".join(factors))
         return " + ".join(terms)
 
     # Statements
@@ -242,7 +233,7 @@ class _Kernel(Expressions):
         """Give a tile its value; a scalar becomes a variable."""
         if not held.ranks:
             code = self.names.of("t", name)
-            self.line(f"{code} = {held.code}")
+            self.line(f"{code} = {bare(held.code)}")
             held = replace(held, code=code)
         self.frame.held[name] = replace(held, free=False)
 
@@ -254,8 +245,7 @@ class _Kernel(Expressions):
         """A value as a tile of its own: where it lies if that will do, else in a slot."""
         kind = kind or held.kind
         if not ranks:
-            number = {"real": "float", "int": "int", "bool": "bool"}[kind]
-            cast = f"{number}({held.code})"
+            cast = f"{NUMBERS[kind]}({held.code})"
             return held if held.kind == kind else replace(held, code=cast, kind=kind)
         sizes = tuple(self.frame.sizes[rank] for rank in ranks)
         if held.ranks == ranks and held.kind == kind and held.sizes == sizes:
@@ -344,8 +334,7 @@ class _Kernel(Expressions):
             written = into(call, out.code) if out else ""
         self.release(source)
         if out is None:
-            number = {"real": "float", "int": "int", "bool": "bool"}[kind]
-            self.bind(fold.name, Held(f"{number}({call})", (), kind))
+            self.bind(fold.name, Held(f"{NUMBERS[kind]}({call})", (), kind))
             return
         self.line(written)
         if natural != fold.ranks:
@@ -368,211 +357,6 @@ class _Kernel(Expressions):
         self.ones[(size[0], 0)] = name
         return f"{name}[:{self.size(size)}]" if size[1] else name
 
-    # Memory
-
-    def load(self, load: Load) -> Held:
-        tensor = self.tensors[load.tensor]
-        kind = kind_of_tensor(tensor)
-        touched = touch(load, tensor, self.by_rank)
-        array = self.names.of("a", load.tensor)
-        wide = load.tensor in self.widened
-        sizes = tuple(self.frame.sizes[rank] for rank in load.ranks)
-        if not load.ranks:
-            code = self._element(array, touched, kind)
-            return Held(code, (), kind)
-        name = self.names.of("t", load.name)
-        if touched.direct:
-            view, ranks = (
-                self._gather(array, touched, load.ranks, guarded=False)
-                if touched.scattered
-                else self._view(array, touched)
-            )
-            self.line(f"{name} = {ordered(Held(view, ranks, kind), load.ranks)}")
-            self.line(f"read += {name}.nbytes")
-            if not wide:
-                return Held(name, load.ranks, kind, sizes=sizes)
-            out = self.acquire(load.ranks, kind)
-            self.line(f"np.copyto({out.code}, {name})")
-            return out
-        out = self.acquire(load.ranks, kind)
-        if touched.once or touched.cut:
-            self.line(f"{out.code}.fill(0)")
-        if touched.once:
-            self.line(f"if {self._all(touched.once)}:")
-            self.depth += 1
-        target = out.code
-        if touched.scattered:
-            view, ranks = self._gather(array, touched, load.ranks, guarded=True)
-        else:
-            view, ranks, places = self._cut_view(array, touched, name)
-            if places:
-                slices = ", ".join(places.get(rank, ":") for rank in load.ranks)
-                target = f"{out.code}[{slices}]"
-        self.line(f"{name} = {ordered(Held(view, ranks, kind), load.ranks)}")
-        self.line(f"read += {name}.nbytes")
-        self.line(f"np.copyto({target}, {name})")
-        if touched.tests:
-            fails = self.mask(touched.tests, load.ranks, fails=True)
-            self.line(f"np.copyto({out.code}, 0, where={aligned(fails, load.ranks)})")
-            self.release(fails)
-        if touched.once:
-            self.depth -= 1
-        return out
-
-    def _all(self, tests: tuple[Expr, ...]) -> str:
-        return " and ".join(self.scalar(test) for test in tests)
-
-    def _element(self, array: str, touched: Touch, kind: str) -> str:
-        """One element of a tensor as a number."""
-        places = ", ".join(self.scalar(p.position) for p in touched.parts if isinstance(p, Point))
-        number, zero = {"real": ("float", "0.0"), "int": ("int", "0"), "bool": ("bool", "False")}[kind]
-        code = f"{number}({array}[{places or '()'}])"
-        if not touched.once:
-            self.line(f"read += {array}.itemsize")
-            return code
-        test = self._all(touched.once)
-        self.line(f"read += {array}.itemsize if {test} else 0")
-        return f"({code} if {test} else {zero})"
-
-    def _sum(self, start: Expr, offset: str) -> str:
-        code = self.scalar(start)
-        if offset == "0":
-            return code
-        return offset if code == "0" else f"{code} + {offset}"
-
-    def _range(self, run: Run) -> str:
-        if run.whole and run.rank not in self.grid and not self.frame.sizes[run.rank][1]:
-            return ":"
-        start = self.scalar(run.start)
-        if run.step == 1:
-            return f"{self._sum(run.start, self.first(run.rank))}:{self._sum(run.start, self.stop(run.rank))}"
-        first = self._sum(run.start, f"{run.step} * {self.first(run.rank)}")
-        return f"{first}:{start} + {run.step} * {self.stop(run.rank)}:{run.step}"
-
-    def _view(self, array: str, touched: Touch) -> tuple[str, tuple[str, ...]]:
-        """A view by points and ranges, and the ranks of its axes."""
-        places, ranks = [], []
-        for part in touched.parts:
-            if isinstance(part, Point):
-                places.append(self.scalar(part.position))
-            elif isinstance(part, Run):
-                places.append(self._range(part))
-                ranks.append(part.rank)
-        while places and places[-1] == ":":
-            places.pop()
-        return f"{array}[{', '.join(places)}]" if places else array, tuple(ranks)
-
-    def _cut_view(
-        self, array: str, touched: Touch, name: str
-    ) -> tuple[str, tuple[str, ...], dict[str, str]]:
-        """A view of what lies inside, and where in the tile it goes, by rank."""
-        places, ranks, into_tile = [], [], {}
-        for number, part in enumerate(touched.parts):
-            if isinstance(part, Point):
-                places.append(self.scalar(part.position))
-                continue
-            assert isinstance(part, Run)
-            ranks.append(part.rank)
-            if part.inside:
-                places.append(self._range(part))
-                continue
-            at, lo, hi = f"{name}_at{number}", f"{name}_lo{number}", f"{name}_hi{number}"
-            self.line(f"{at} = {self._sum(part.start, self.first(part.rank))}")
-            self.line(f"{lo} = max({at}, 0)")
-            end = self._sum(part.start, self.stop(part.rank))
-            self.line(f"{hi} = max({lo}, min({end}, {array}.shape[{number}]))")
-            places.append(f"{lo}:{hi}")
-            into_tile[part.rank] = f"{lo} - {at}:{hi} - {at}"
-        return f"{array}[{', '.join(places)}]", tuple(ranks), into_tile
-
-    def _gather(
-        self, array: str, touched: Touch, order: tuple[str, ...], guarded: bool
-    ) -> tuple[str, tuple[str, ...]]:
-        """The elements at computed positions, those axes first."""
-        view, places, shared, free = self._tables(array, touched, order)
-        guard = ", True" if guarded else ", False"
-        return f"{self.helper('gathered')}({view}, ({', '.join(places)},){guard})", (*shared, *free)
-
-    def _tables(
-        self, array: str, touched: Touch, order: tuple[str, ...]
-    ) -> tuple[str, list[str], tuple[str, ...], tuple[str, ...]]:
-        """A view with the axes looked up by position first, the positions, and the ranks."""
-        subscripts: list[str] = []
-        axes: list[Run | Table] = []
-        for part in touched.parts:
-            match part:
-                case Point(position):
-                    subscripts.append(self.scalar(position))
-                case Run():
-                    subscripts.append(self._range(part))
-                    axes.append(part)
-                case Table():
-                    subscripts.append(":")
-                    axes.append(part)
-        tables = [part for part in axes if isinstance(part, Table)]
-        runs = [part for part in axes if isinstance(part, Run)]
-        held = [self.value(part.position, order) for part in tables]
-        shared = tuple(rank for rank in order if any(rank in value.ranks for value in held))
-        view = f"{array}[{', '.join(subscripts)}]"
-        turned = [axes.index(part) for part in (*tables, *runs)]
-        if turned != sorted(turned):
-            view += f".transpose({', '.join(map(str, turned))})"
-        codes = [aligned(value, shared) for value in held]
-        self.release(*held)
-        return view, codes, shared, tuple(run.rank for run in runs)
-
-    def store(self, store: Store) -> None:
-        tensor = self.tensors[store.tensor]
-        touched = touch(store, tensor, self.by_rank)
-        array = self.names.of("a", store.tensor)
-        source = self.read(store.source)
-        if touched.once:
-            self.line(f"if {self._all(touched.once)}:")
-            self.depth += 1
-        if not source.ranks:
-            places = ", ".join(
-                self.scalar(p.position) for p in touched.parts if isinstance(p, Point)
-            )
-            self.line(f"{array}[{places or '()'}] = {source.code}")
-            self.line(f"written += {array}.itemsize")
-        elif touched.scattered:
-            mask = Held("True", (), "bool")
-            if touched.tests:
-                mask = self.mask(touched.tests, source.ranks, fails=False)
-            view, places_, shared, free = self._tables(array, touched, source.ranks)
-            test = aligned(mask, shared)
-            self.release(mask)
-            values = ordered(source, (*shared, *free))
-            self.line(
-                f"{self.helper('scattered')}({view}, ({', '.join(places_)},), {values}, {test})"
-            )
-            self.line(f"written += {source.code}.size * {array}.itemsize")
-        else:
-            name = self.names.of("out", store.tensor)
-            view, ranks, places = self._cut_view(array, touched, name)
-            code = source.code
-            if places:
-                code = f"{code}[{', '.join(places.get(rank, ':') for rank in source.ranks)}]"
-            value = ordered(replace(source, code=code), ranks)
-            self.line(f"{name} = {view}")
-            if touched.tests:
-                mask = self.mask(touched.tests, source.ranks, fails=False)
-                test = aligned(mask, source.ranks)
-                if places:
-                    test = f"np.broadcast_to({test}, {source.code}.shape)"
-                    test += f"[{', '.join(places.get(rank, ':') for rank in source.ranks)}]"
-                    test = ordered(Held(test, source.ranks, "bool"), ranks)
-                else:
-                    test = aligned(mask, ranks)
-                self.line(f"np.copyto({name}, {value}, casting='unsafe', where={test})")
-                self.release(mask)
-            else:
-                self.line(f"{name}[...] = {value}")
-            self.line(f"written += {name}.nbytes")
-        if touched.once:
-            self.depth -= 1
-        self.release(source)
-
     # Loops
 
     def loop(self, loop: Loop, parts: tuple[Block, ...]) -> None:
@@ -588,7 +372,9 @@ class _Kernel(Expressions):
                     shared.refs -= 1
             self.bind(state.name, held)
             states[state.name] = frame.held[state.name]
-        bounds = [(self.scalar(part.lo), self.scalar(part.hi)) for part in loop.segments]
+        bounds = [
+            (bare(self.scalar(part.lo)), bare(self.scalar(part.hi))) for part in loop.segments
+        ]
         for segment, part, (lo, hi) in zip(loop.segments, parts, bounds):
             if segment.note:
                 self.line(f"# {segment.note}")

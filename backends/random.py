@@ -46,6 +46,6 @@ def uniform(seed: Any, *positions: Any) -> npt.NDArray[np.float64]:
     low = [np.asarray(p).astype(np.int64).astype(np.uint64) & MASK for p in positions]
     words: tuple[Any, ...] = tuple((*low[:4], 0, 0, 0, 0)[:4])
     for start in range(4, len(low), 4):
-        group = (*low[start : start + 4], 0, 0, 0, 0)[:4]
+        group: tuple[Any, ...] = (*low[start : start + 4], 0, 0, 0, 0)[:4]
         words = tuple(a.astype(np.uint64) ^ b for a, b in zip(philox(words, key), group))
     return (philox(words, key)[0] >> np.uint32(8)).astype(np.float64) * 2.0**-24

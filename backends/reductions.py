@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from attnc.backends.binding import Array
@@ -21,6 +23,10 @@ def folded(op: str, data: Array, mask: Array | None) -> Array:
         data = data.astype(np.float64)
     if mask is not None:
         data = np.where(mask, data, np.asarray(monoid.identity).astype(data.dtype))
+    return np.asarray(_reduced(op, data))
+
+
+def _reduced(op: str, data: Array) -> Any:
     match op:
         case "sum":
             return np.add.reduce(np.ascontiguousarray(data), axis=-1)
@@ -38,7 +44,7 @@ def folded(op: str, data: Array, mask: Array | None) -> Array:
             top = np.max(data, axis=-1, initial=-np.inf)
             safe = np.where(np.isfinite(top), top, np.zeros((), data.dtype))
             total = np.add.reduce(np.exp(data - safe[..., None]), axis=-1)
-            return np.asarray(safe + np.log(total))
+            return safe + np.log(total)
         case _:
             raise InvalidIR(f"no rule to fold {op}")
 

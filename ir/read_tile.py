@@ -383,8 +383,7 @@ class _Line:
     def _atom(self) -> Expr:
         if self.place >= len(self.tokens):
             raise self.error("expected an expression")
-        kind, text = self.tokens[self.place]
-        if kind == "number":
+        if self.tokens[self.place][0] == "number":
             return Const(self._number())
         if self.have("("):
             found = self.expr()

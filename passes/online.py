@@ -271,7 +271,7 @@ class _Sweeps:
     def _told(self, expr: Expr) -> str:
         """An expression as a reader of the specification knows it, batch ranks unwritten."""
         running = dict.fromkeys(self.runs.values(), self.cascade.batch)
-        return print_expr(expr, prefixes_of(self.cascade) | running)
+        return print_expr(expr, {**prefixes_of(self.cascade), **running})
 
     def _refusal(self, einsum: Einsum, term: Expr, reason: str) -> Refusal:
         return Refusal(self.rank, einsum.target, self._told(term), reason, einsum.span)

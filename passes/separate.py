@@ -118,11 +118,11 @@ def to_sympy(expr: Expr, symbols: dict[Expr, sp.Expr]) -> sp.Expr | None:
         case Const(value):
             return sp.nsimplify(value) if isinstance(value, float) else sp.Integer(int(value))
         case Map("select", (condition, Const(0), other)) if condition in symbols:
-            value = to_sympy(other, symbols)
-            return None if value is None else (1 - symbols[condition]) * value
+            rest = to_sympy(other, symbols)
+            return None if rest is None else (1 - symbols[condition]) * rest
         case Map("select", (condition, other, Const(0))) if condition in symbols:
-            value = to_sympy(other, symbols)
-            return None if value is None else symbols[condition] * value
+            rest = to_sympy(other, symbols)
+            return None if rest is None else symbols[condition] * rest
         case Map(op, args) if op in _FUNCTIONS:
             parts = [to_sympy(arg, symbols) for arg in args]
             if any(part is None for part in parts):
