@@ -75,7 +75,8 @@ class Memory(Expressions):
         self.line(f"np.copyto({target}, {name})")
         if touched.tests:
             fails = self.mask(touched.tests, load.ranks, fails=True)
-            self.line(f"np.copyto({out.code}, 0, where={aligned(fails, load.ranks)})")
+            nothing = "False" if kind == "bool" else "0"
+            self.line(f"np.copyto({out.code}, {nothing}, where={aligned(fails, load.ranks)})")
             self.release(fails)
         if touched.once:
             self.depth -= 1

@@ -11,6 +11,7 @@ from attnc.ir.cascade import Reduction
 from attnc.ir.expr import Param
 from attnc.ir.source import Source, Span
 from attnc.names import Checked
+from attnc.reductions import fault
 from attnc.terms import RESERVED, Local, Scope, Terms
 from attnc.typed import NUMBER, POISON, UNKNOWN, Abandoned, Errors, Typed, fits
 
@@ -53,6 +54,12 @@ class Definitions:
         if isinstance(item, syntax.Function):
             return item, Local(_Outermost(self), {}, self.errors)
         return self.outside[name].function(name) if name in self._elsewhere(item) else None
+
+    def is_reduction(self, name: str) -> bool:
+        item = self.own.get(name)
+        if item is not None:
+            return isinstance(item, syntax.OwnReduction)
+        return name in self.outside and self.outside[name].is_reduction(name)
 
     def reduction(self, name: str) -> Reduction | None:
         item = self.own.get(name)
@@ -139,7 +146,13 @@ class Definitions:
                 return None
         if UNKNOWN in (body.kind, identity.kind):
             return None
-        return Reduction(item.name.text, x.text, y.text, body.expr, identity.expr, self.span(item))
+        own = Reduction(item.name.text, x.text, y.text, body.expr, identity.expr, self.span(item))
+        problem, _, shown = fault(own).partition(": ")
+        if problem:
+            self.errors.add(problem, self.span(item), shown, code="E024",
+                            help="partial results are joined in any order")  # fmt: skip
+            return None
+        return own
 
 
 class _Outermost:
@@ -168,7 +181,7 @@ class _Outermost:
         return self.library.function(name)
 
     def monoid(self, name: str) -> bool:
-        return name in MONOIDS or self.library.reduction(name) is not None
+        return name in MONOIDS or self.library.is_reduction(name)
 
     def tensor_function(
         self, name: str, ranks: Sequence[str] | None, args: Sequence[Typed], span: Span

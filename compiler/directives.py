@@ -116,6 +116,9 @@ class _NoFunctions:
     def function(self, name: str) -> None:
         return None
 
+    def is_reduction(self, name: str) -> bool:
+        return False
+
     def reduction(self, name: str) -> None:
         return None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 from attnc import limits, syntax
@@ -169,7 +168,7 @@ def _resolved(path: Path) -> Path:
 @cache
 def _standard() -> Definitions:
     """The standard library, which is written in the language itself."""
-    text = files("attnc").joinpath("stdlib.attn").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("stdlib.attn").read_text(encoding="utf-8")
     file, problems = parse_file(Source(text, "stdlib.attn"))
     errors = Errors()
     errors.found += problems

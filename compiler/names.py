@@ -52,6 +52,7 @@ class Library(Protocol):
     source: Source
 
     def function(self, name: str) -> tuple[syntax.Function, Scope] | None: ...
+    def is_reduction(self, name: str) -> bool: ...
     def reduction(self, name: str) -> Reduction | None: ...
     def is_tensor_function(self, name: str) -> bool: ...
     def checked(self, name: str, span: Span) -> Checked | None: ...
@@ -307,10 +308,13 @@ class Names:
     def monoid(self, name: str) -> bool:
         if name in MONOIDS:
             return True
+        if not self.library.is_reduction(name):
+            return False
         own = self.library.reduction(name)
-        if own is not None:
-            self._use(own)
-        return own is not None
+        if own is None:
+            raise Abandoned
+        self._use(own)
+        return True
 
     def _use(self, own: Reduction) -> None:
         """Keep a reduction of the file's own with the cascade that uses it."""
@@ -395,8 +399,9 @@ class Names:
             for term in subterms(expr):
                 if isinstance(term, Access):
                     for subscript, axis in zip(term.subscripts, self.axes(term.tensor)):
-                        if isinstance(subscript, Index):
-                            self._learn_one(subscript, self.runs_over(axis))
+                        runs = self.runs_over(axis)
+                        if isinstance(subscript, Index) and runs in self.over:
+                            self._learn_one(subscript, runs)
 
     def axes(self, name: str) -> tuple[str, ...]:
         known = self.tensors.get(name)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from lark import (
@@ -276,7 +276,7 @@ def _expected(allowed: Collection[str], where: str) -> str:
 
 @cache
 def _grammar() -> Lark:
-    text = files("attnc").joinpath("grammar.lark").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8")
     return Lark(text, parser="lalr", lexer="contextual", transformer=_Nodes())
 
 

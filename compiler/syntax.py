@@ -1,12 +1,13 @@
 """A file as it is written: the parser's output, before names, ranks and types are known.
 
     file      = File(source, items)
-    item      = Import | Function | OwnReduction | TensorFunction | CascadeText | ScheduleText
+    item      = Import | Function | OwnReduction | CascadeText | ScheduleText
     line      = Statement | RankLine | ParamLine | DirectiveLine | Broken
     term      = Number | Constant | Size | Name | Group | Unary | Binary | Compared
               | Call | Bracket | Applied
 
-Every node knows the characters `start` to `end` of the source that it was read from.
+Every node knows the characters `start` to `end` of the source that it was read from. No two nodes
+are equal: what is compared is the cascade that comes of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from attnc.ir.source import Source
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Node:
     """Characters `start` to `end` of the source."""
 
@@ -25,51 +26,51 @@ class Node:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Number(Node):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Constant(Node):
     """`inf`, `true` or `false`."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Size(Node):
     """`|m|`"""
 
     rank: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Name(Node):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Group(Node):
     """`(body)`"""
 
     body: Term
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Unary(Node):
     op: str
     body: Term
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Binary(Node):
     op: str
     left: Term
     right: Term
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Compared(Node):
     """`a < b`, or a chain of comparisons, which the language has not."""
 
@@ -77,7 +78,7 @@ class Compared(Node):
     operands: tuple[Term, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Call(Node):
     """`exp(x)`"""
 
@@ -85,7 +86,7 @@ class Call(Node):
     args: tuple[Term, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Bracket(Node):
     """`T[p, m]`"""
 
@@ -93,7 +94,7 @@ class Bracket(Node):
     subscripts: tuple[Term, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Applied(Node):
     """`sum[m where m <= p](x)`, `softmax[m](x)`"""
 
@@ -108,7 +109,7 @@ Term = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Declaration(Node):
     """`doc[b; m]: int`; `before` is None where no semicolon stands."""
 
@@ -118,7 +119,7 @@ class Declaration(Node):
     kind: Name | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Statement(Node):
     target: Name
     subscripts: tuple[Term, ...]
@@ -127,39 +128,39 @@ class Statement(Node):
     where: Term | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RankLine(Node):
     name: Name
     extent: Term
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ParamLine(Node):
     name: Name
     kind: Name
     default: Term | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DirectiveLine(Node):
     verb: Name
     operands: tuple[Term, ...]
     by: Term | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Broken(Node):
     """A line that could not be read; `target` is the tensor that it would have assigned."""
 
     target: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Import(Node):
     path: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Function(Node):
     """`def sigmoid2(x) = 1 / (1 + exp(-x))`"""
 
@@ -168,7 +169,7 @@ class Function(Node):
     body: Term
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class OwnReduction(Node):
     """`def lse2 reduce(x, y) = log2(exp2(x) + exp2(y)) identity -inf`"""
 
@@ -178,7 +179,7 @@ class OwnReduction(Node):
     identity: Term
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CascadeText(Node):
     """A cascade, or a tensor function: its ranks in brackets, inputs, outputs, lines."""
 
@@ -190,7 +191,7 @@ class CascadeText(Node):
     lines: tuple[Line, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ScheduleText(Node):
     name: Name
     lines: tuple[Line, ...] = ()
@@ -200,7 +201,7 @@ Line = Statement | RankLine | ParamLine | DirectiveLine | Broken
 Item = Import | Function | OwnReduction | CascadeText | ScheduleText
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class File:
     """The items of a source in their order."""
 

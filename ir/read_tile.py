@@ -41,9 +41,12 @@ TOKEN = re.compile(
     |(?P<sign>//|\*\*|[=!<>]=|->|[-+*/%<>=|()\[\],;:]))""",
     re.VERBOSE | re.IGNORECASE,
 )
-COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
-LEVELS = (("or",), ("and",), ("not",), COMPARISONS, ("+", "-"), ("*", "/", "//", "%"))
-"""Operators from the loosest to the tightest; above them stand the sign and the power."""
+NOT, COMPARISON, SIGN = 3, 4, 7
+POWERS = {
+    "or": 1, "and": 2, "==": 4, "!=": 4, "<": 4, "<=": 4, ">": 4, ">=": 4,
+    "+": 5, "-": 5, "*": 6, "/": 6, "//": 6, "%": 6, "**": 8,
+}  # fmt: skip
+"""How tightly operators bind; a comparison is not chained, a power groups to the right."""
 
 
 def read_program(text: str) -> Program:
@@ -344,37 +347,32 @@ class _Line:
     def where(self) -> Expr | None:
         return self.expr() if self.have("where") else None
 
-    def expr(self, level: int = 0) -> Expr:
+    def expr(self, least: int = 0) -> Expr:
+        """An expression of operators that bind at least so tightly."""
         self.depth += 1
-        if self.depth > DEEPEST * len(LEVELS):
+        if self.depth > DEEPEST:
             raise self.error("an expression nests too deep")
-        found = self._level(level)
+        found = self._operand()
+        compared = False
+        while (power := POWERS.get(self.peek(), -1)) >= least:
+            if power == COMPARISON and compared:
+                break
+            compared = compared or power == COMPARISON
+            op = self.tokens[self.place][1]
+            self.place += 1
+            found = Map(op, (found, self.expr(SIGN if op == "**" else power + 1)))
         self.depth -= 1
         return found
 
-    def _level(self, level: int) -> Expr:
-        if level == len(LEVELS):
-            return self._power()
-        own = LEVELS[level]
-        if own == ("not",):
-            return Map("not", (self.expr(level),)) if self.have("not") else self.expr(level + 1)
-        found = self.expr(level + 1)
-        while self.peek() in own:
-            op = self.next("name" if self.peek().isalpha() else "sign")
-            found = Map(op, (found, self.expr(level + 1)))
-            if own is COMPARISONS:
-                break
-        return found
-
-    def _power(self) -> Expr:
-        if self.peek() == "-":
-            self.place += 1
+    def _operand(self) -> Expr:
+        if self.have("not"):
+            return Map("not", (self.expr(NOT),))
+        if self.have("-"):
             literal = self.tokens[self.place : self.place + 1]
             if literal and literal[0][0] == "number" and self.peek(1) != "**":
                 return Const(-self._number())
-            return Map("neg", (self.expr(len(LEVELS)),))
-        base = self._atom()
-        return Map("**", (base, self.expr(len(LEVELS)))) if self.have("**") else base
+            return Map("neg", (self.expr(SIGN),))
+        return self._atom()
 
     def _number(self) -> int | float:
         text = self.next("number")

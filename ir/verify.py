@@ -35,6 +35,8 @@ class _Verification:
         self.cascade = cascade
         self.place = "the header"
         self.ranks = rank_of(cascade)
+        self.declared = {rank for tensor in cascade.inputs for rank in tensor.ranks}
+        self.declared |= {*cascade.batch, *(decl.name for decl in cascade.ranks)}
         self.iterative = cascade.iterative()
         self.axes = {tensor.name: len(tensor.ranks) for tensor in cascade.inputs}
         self.params = {param.name for param in cascade.params}
@@ -97,7 +99,7 @@ class _Verification:
             raise self.fail("start and step have different ranks")
         bound = frozenset(left.rank for left in einsum.left if left.step != "start")
         for rank in variables(einsum):
-            if rank not in self.ranks:
+            if self.ranks.get(rank) not in self.declared:
                 raise self.fail(f"rank {rank} has no extent")
         self.expr(einsum.body, bound)
         if einsum.where is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from attnc.ir.expr import (
@@ -80,20 +80,54 @@ def rewrite(expr: Expr, rule: Callable[[Expr], Expr | None]) -> Expr:
     return node if changed is None else changed
 
 
-def substitute(expr: Expr, values: dict[str, Expr]) -> Expr:
-    """Put expressions for rank variables, except where a reduction binds them anew."""
+def substitute(expr: Expr, values: Mapping[str, Expr]) -> Expr:
+    """Put expressions for rank variables, except where a reduction binds them anew.
+
+    A reduction over a rank that a value mentions takes a primed one instead, so that nothing is
+    captured.
+    """
     if not values:
         return expr
     match expr:
         case Index(rank):
             return values.get(rank, expr)
-        case Reduce(_, ranks):
+        case Reduce(_, ranks, body, where):
             values = {rank: value for rank, value in values.items() if rank not in ranks}
-        case Populate(_, rank):
+            fresh = _primed(expr, ranks, values)
+            if fresh:
+                expr = replace(
+                    expr,
+                    ranks=tuple(fresh[r].rank if r in fresh else r for r in ranks),
+                    body=substitute(body, fresh),
+                    where=None if where is None else substitute(where, fresh),
+                )
+        case Populate(_, rank, body, where, slot):
             values = {name: value for name, value in values.items() if name != rank}
+            fresh = _primed(expr, (rank,), values) if slot != rank else {}
+            if fresh:
+                expr = replace(
+                    expr,
+                    rank=fresh[rank].rank,
+                    body=substitute(body, fresh),
+                    where=None if where is None else substitute(where, fresh),
+                )
         case _:
             pass
     return rebuild(expr, tuple(substitute(part, values) for part in children(expr)))
+
+
+def _primed(expr: Expr, bound: tuple[str, ...], values: Mapping[str, Expr]) -> dict[str, Index]:
+    """New names for bound ranks that the values put inside would be captured by."""
+    inside = free_ranks(expr)
+    taken = inside.union(*(free_ranks(v) for rank, v in values.items() if rank in inside))
+    found: dict[str, Index] = {}
+    for rank in bound:
+        name = rank
+        while name in taken:
+            name += "'"
+        if name != rank:
+            found[rank] = Index(name)
+    return found
 
 
 def free_ranks(expr: Expr | None) -> frozenset[str]:

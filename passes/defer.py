@@ -20,7 +20,7 @@ from attnc.ir.expr import ZERO, Access, Const, Expr, Index, Map, Reduce
 from attnc.ir.source import InvalidIR
 from attnc.ir.walk import accesses
 from attnc.passes.clean import remove_dead
-from attnc.passes.domain import Domains, conjunction, union
+from attnc.passes.domain import Domains, conjunction, counting, union
 from attnc.passes.fiber import Fiber, Names, empty_values, fiber
 from attnc.passes.probe import probe
 from attnc.passes.products import Factor, Products, Term, product
@@ -74,6 +74,7 @@ def _rewritten(
                 if (
                     len(terms) != 1
                     or terms[0].negative
+                    or any(counting(f.expr) != f.expr for f in terms[0].factors)
                     or not all(positive(f.expr) for f in outside)
                 ):
                     return None
@@ -223,9 +224,8 @@ def _tells(access: Access, part: Reduce, facts: Fiber, domains: Domains) -> bool
         return False
     if access.subscripts != tuple(Index(r) for r in facts.definitions[access.tensor].ranks):
         return False
-    seen, own = (
-        union(domains.holding(reduce.where), domains.of(reduce.body)) for reduce in (body, part)
-    )
+    seen = union(domains.holding(body.where), domains.of(body.body))
+    own = union(domains.holding(part.where), domains.of(counting(part.body)))
     steady = MONOIDS[body.op].selective or non_negative(body.body, facts.non_negative)
     return steady and set(seen) <= set(own)
 
@@ -237,9 +237,9 @@ def _reduce(einsum: Einsum) -> Reduce:
 
 
 def _presence(part: Einsum, names: Names) -> Einsum:
-    """Whether a reduction has anything to reduce."""
+    """Whether a reduction has anything to reduce that counts."""
     body = _reduce(part)
-    seen = Map(">", (Map("present", (body.body,)), ZERO))
+    seen = Map(">", (Map("present", (counting(body.body),)), ZERO))
     return replace(
         part, target=names.fresh(f"{part.target}_any"), body=replace(body, op="any", body=seen)
     )

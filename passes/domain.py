@@ -26,7 +26,7 @@ from attnc.ir.expr import (
     both,
     conjuncts,
 )
-from attnc.ir.walk import free_ranks, substitute
+from attnc.ir.walk import free_ranks, rewrite, substitute
 
 Predicates = tuple[Expr, ...]
 """Predicates that must all hold, each once, in the order in which they were met."""
@@ -166,3 +166,16 @@ def conjunction(predicates: Predicates) -> Expr | None:
     for part in predicates:
         result = both(result, part)
     return result
+
+
+def counting(expr: Expr) -> Expr:
+    """A term as it is where it counts: what chooses between something and 0 chose something."""
+
+    def rule(term: Expr) -> Expr | None:
+        match term:
+            case Map("select", (_, Const(0), other)) | Map("select", (_, other, Const(0))):
+                return other
+            case _:
+                return None
+
+    return rewrite(expr, rule)

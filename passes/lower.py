@@ -248,10 +248,11 @@ class KernelWriter(Values):
             for i, (left, subscript) in enumerate(zip(step.left, access.subscripts))
             if i != axis
         }
+        carried = any(access.tensor in scope.states for scope in self.scopes.open)
         match access.subscripts[axis]:
-            case Index(r) if r == rank:
+            case Index(r) if r == rank and carried:
                 value, depth = self._state(access.tensor, rank)
-            case Map("+", (Index(r), Const(1))) if r == rank:
+            case Map("+", (Index(r), Const(1))) if r == rank and carried:
                 value, depth = self._after(access.tensor)
             case Extent(r) if r == rank:
                 value, depth = self._final(access.tensor, rank)

@@ -45,7 +45,7 @@ from attnc.ir.print_expr import print_expr
 from attnc.ir.walk import accesses, children, free_ranks, rebuild, rewrite, substitute
 from attnc.passes.clean import remove_dead, rename
 from attnc.passes.defer import number
-from attnc.passes.domain import Domains, union
+from attnc.passes.domain import Domains, counting, union
 from attnc.passes.fiber import Fiber, Names, empty_values, fiber, plain
 from attnc.passes.probe import probe
 from attnc.passes.separate import Inseparable, separate
@@ -291,8 +291,9 @@ class _Sweeps:
         return None
 
     def _unseen(self, body: Reduce, ys: tuple[Access, ...], sweep: int) -> str | None:
-        """A reduction of this sweep over fewer points than the one that waits for it."""
-        own = set(union(self.domains.holding(body.where), self.domains.of(body.body)))
+        """A reduction of this sweep over fewer points than those that count and wait for it."""
+        term = counting(self._opened(body.body, sweep))
+        own = set(union(self.domains.holding(body.where), self.domains.of(term)))
         for y in ys:
             for name in self.facts.waits[y.tensor]:
                 other = self.facts.reductions[name]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attnc.ir.cascade import Cascade, Einsum, Left
-from attnc.ir.expr import Access, Const, Expr, Extent, Index, Map, Param
+from attnc.ir.expr import Access, Const, Expr, Extent, Index, Map, Param, Reduce, both
 from attnc.ir.walk import free_ranks, rewrite, substitute, subterms
 from attnc.passes.clean import remove_dead
 from attnc.passes.domain import Domains, conjunction
@@ -66,6 +66,9 @@ def recompute_parts(cascade: Cascade, whole: frozenset[str]) -> Cascade:
     for einsum in cascade.einsums:
         body = rewrite(einsum.body, rule)
         where = None if einsum.where is None else rewrite(einsum.where, rule)
+        if isinstance(body, Reduce) and body is not einsum.body:
+            # A reduction is empty where a position that it does not run over lies outside.
+            where = both(where, conjunction(domains.of(einsum.body)))
         einsums.append(replace(einsum, body=body, where=where))
     if not done:
         return cascade
@@ -74,7 +77,8 @@ def recompute_parts(cascade: Cascade, whole: frozenset[str]) -> Cascade:
 
 def _affine(access: Access) -> bool:
     """Whether some subscript is an expression, and all are made of rank variables and constants."""
-    if all(isinstance(subscript, Index) for subscript in access.subscripts):
+    names = [subscript.rank for subscript in access.subscripts if isinstance(subscript, Index)]
+    if len(set(names)) == len(access.subscripts):
         return False
     return all(
         isinstance(term, Index | Const | Param | Extent)

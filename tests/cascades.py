@@ -231,9 +231,10 @@ def chains(draw: st.DrawFn) -> Program:
 def error(got: np.ndarray, want: np.ndarray) -> float:
     """Largest difference relative to the largest value; infinite where infinities differ.
 
-    Where the reference is no number anything may stand. A result of denormal numbers only is 0.
+    Where the reference is no number anything may stand, and no number where it has divided by 0
+    or overflowed to plus infinity. A result of denormal numbers only is 0.
     """
-    known = ~np.isnan(want)
+    known = ~(np.isnan(want) | (np.isposinf(want) & np.isnan(got)))
     got, want = got[known].astype(np.float64), want[known].astype(np.float64)
     finite = np.isfinite(want)
     if got.shape != want.shape or not np.array_equal(got[~finite], want[~finite]):

@@ -58,6 +58,7 @@ REFUSED = {
     "floats for integers": (arrays(len=np.zeros(2)), ("len", "int", "float64")),
     "integers for truth values": (arrays(keep=np.ones(7, np.int8)), ("keep", "bool", "int8")),
     "truth values for integers": (arrays(len=np.ones(2, np.bool_)), ("len", "int", "bool")),
+    "a list of rows that differ in length": (arrays(len=[[1], [2, 3]]), ("len", "no array")),
     "a name that is none": (arrays(Keep=np.ones(7, np.bool_)), ("Keep", "did you mean keep?")),
 }
 

@@ -181,6 +181,23 @@ def test_own_reductions_go_with_the_cascade_that_uses_them() -> None:
     assert lines(text) == ["Y[p] = lse2[m](X[p, m])"]
 
 
+@pytest.mark.parametrize(
+    ("body", "identity"),
+    [
+        ("log2(exp2(x) + exp2(y))", "-inf"),
+        ("max(x, y)", "-inf"),
+        ("x * y", "1"),
+        ("x + y + x * y", "0"),
+        ("select(abs(x) < abs(y), y, x)", "0"),
+        ("log(exp(x) + exp(y))", "-inf"),
+    ],
+)
+def test_a_reduction_that_keeps_the_laws_is_accepted(body: str, identity: str) -> None:
+    text = f"def own reduce(x, y) = {body} identity {identity}\n"
+    text += "cascade c(X[p, m]) -> Y[p]:\n    Y[p] = own[m](X[p, m])\n"
+    assert attnc.parse(text)["c"].reductions[0].name == "own"
+
+
 def test_imports(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "base.attn").write_text("def one(x) = x + 1\n", encoding="utf-8")

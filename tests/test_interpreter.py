@@ -355,6 +355,25 @@ def test_integers_stay_exact_until_they_meet_a_float() -> None:
     assert found["D"].tolist() == [0, 17, large * large + 2], "exact beyond 2**53"
 
 
+def test_integers_of_any_width_neither_wrap_nor_round() -> None:
+    text = """cascade c(X[m], I[m]: int) -> A[m]: int, B[m]: int, C[]: int:
+    A[m] = I[m] - 10
+    B[m] = I[m] * I[m] * I[m] * I[m]
+    C[] = max[m](I[m] + 2 ** 30)"""
+    for width in (np.uint8, np.int8, np.uint16, np.int32):
+        found = run(text, X=np.zeros(2, np.float32), I=np.array([3, 101], width))
+        assert found["A"].tolist() == [-7, 91] and found["B"].tolist() == [81, 101**4]
+        assert found["C"] == 2**30 + 101, "a maximum of integers keeps more than float32 holds"
+
+
+@pytest.mark.parametrize("extent", [2**40, 2**61])
+def test_what_no_memory_holds_is_refused(extent: int) -> None:
+    for line, name in (("T[p, w] = X[p] * w", "T"), ("T[p] = sum[w](X[p] * w)", "rank w")):
+        text = f"cascade c(X[p]) -> O[p]:\n    rank w = {extent}\n    {line}\n    O[p] = X[p]"
+        with pytest.raises(attnc.CallError, match=f"{name} has .*{extent} .*too many for memory"):
+            run(text, X=np.zeros(3))
+
+
 @pytest.mark.parametrize(
     ("given", "asked", "arithmetic", "stored"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -279,6 +280,20 @@ def test_the_printed_form_is_what_a_person_would_write() -> None:
 )
 def test_every_example_is_valid_and_comes_back(path: Path) -> None:
     for name, found in attnc.load(path).cascades.items():
+        verify_cascade(found)
+        assert attnc.parse(str(found))[name] == found
+
+
+PROGRAMS = [
+    pytest.param(found[1], id=f"{document.name}:{found.start()}")
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for found in re.finditer(r"^```attn\n(.*?)^```$", document.read_text("utf-8"), re.M | re.S)
+]
+
+
+@pytest.mark.parametrize("text", PROGRAMS)
+def test_every_program_of_the_documents_is_valid(text: str) -> None:
+    for name, found in attnc.parse(text).cascades.items():
         verify_cascade(found)
         assert attnc.parse(str(found))[name] == found
 

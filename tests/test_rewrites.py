@@ -82,6 +82,10 @@ SHORTER: dict[str, tuple[int, int, str]] = {
         3, 1, SCORES + SOFTMAX.replace(
             "N[p, m] / D[p] *", "select(uniform(3, p, m) < 0.3, 0, N[p, m] / D[p] / 0.7) *"),
     ),
+    "with some weights dropped, in rows that may be empty": (
+        3, 1, SCORES.replace("sqrt(|e|)", "sqrt(|e|) where m < p - 1") + SOFTMAX.replace(
+            "N[p, m] / D[p] *", "select(uniform(3, p, m) < 0.3, 0, N[p, m] / D[p] / 0.7) *"),
+    ),
     "with some weights kept by a table": (
         3, 1, (SCORES + SOFTMAX).replace("V[m, f])", "V[m, f], keep[m]: bool)")
         .replace("N[p, m] / D[p] *", "select(keep[m], N[p, m] / D[p], 0) *"),

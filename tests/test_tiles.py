@@ -1,0 +1,295 @@
+"""The executor of tile programs: right results, and counters that equal the prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tile_texts as texts
+
+import attnc
+from attnc.backends import interpreter, numpy_math
+from attnc.backends.binding import bind
+from attnc.backends.tiles import Counters, Executable
+from attnc.ir.read_tile import read_program
+from attnc.ir.source import CompileError
+from attnc.ir.verify_tile import verify_program
+from attnc.passes.pipeline import lower, optimize
+from attnc.passes.predict import predict, predict_symbolic
+from attnc.sampling import default_sizes, sample
+from attnc.verification import relative_error
+
+Array = np.ndarray[Any, Any]
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.attn"))
+
+
+def random(*shape: int, seed: int = 0, dtype: type = np.float32) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def extents(**sizes: int) -> dict[str, int]:
+    return sizes
+
+
+def attention(Q: Array, K: Array, V: Array, causal: bool) -> tuple[Array, Array]:
+    """The textbook formula in float64: outputs 0 and log-sum-exp -inf where no key is seen."""
+    S = Q.astype(np.float64) @ K.astype(np.float64).swapaxes(-1, -2) / math.sqrt(Q.shape[-1])
+    if causal:
+        S = np.where(np.arange(S.shape[-1]) <= np.arange(S.shape[-2])[:, None], S, -np.inf)
+    top = np.max(S, axis=-1, keepdims=True, initial=-np.inf)
+    top = np.where(np.isinf(top), 0, top)
+    N = np.exp(S - top)
+    D = N.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        L = (top + np.log(D))[..., 0]
+    return (N / np.where(D == 0, 1, D)) @ V.astype(np.float64), L
+
+
+FLASH = {causal: Executable(read_program(texts.flash(32, 48, causal))) for causal in (False, True)}
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("p", [1, 31, 32, 70, 96])
+@pytest.mark.parametrize("m", [1, 47, 48, 100, 192])
+def test_attention_at_ragged_extents_computes_and_counts(causal: bool, p: int, m: int) -> None:
+    Q, K, V = random(2, 3, p, 16), random(2, 3, m, 16, seed=1), random(2, 3, m, 8, seed=2)
+    sizes = extents(b=2, h=3, p=p, m=m, e=16, f=8)
+    found = FLASH[causal].run({"Q": Q, "K": K, "V": V}, sizes)
+    O, L = attention(Q, K, V, causal)
+    assert relative_error(found["O"], O) < 2e-6
+    assert relative_error(found["L"], L) < 2e-6
+    expected = predict(FLASH[causal].program, sizes)
+    assert astuple(FLASH[causal].counters) == astuple(expected)
+    assert astuple(predict_symbolic(FLASH[causal].program).at(sizes)) == astuple(expected)
+
+
+def test_counts_are_those_of_the_definition() -> None:
+    """One instance, one full tile: what a reader adds up by hand."""
+    run = Executable(read_program(texts.flash(32, 48)))
+    sizes = extents(b=1, h=1, p=32, m=48, e=16, f=8)
+    run.run({"Q": random(1, 1, 32, 16), "K": random(1, 1, 48, 16), "V": random(1, 1, 48, 8)}, sizes)
+    assert run.counters == Counters(
+        bytes_read=4 * (32 * 16 + 48 * 16 + 48 * 8),
+        bytes_written=4 * (32 * 8 + 32),
+        # two products; divide, subtract, exp, max and sum of scores; per row max, keep (2), D (2)
+        # and at the end log and sum; T's update (2) and division.
+        flops=2 * 32 * 48 * (16 + 8) + 5 * 32 * 48 + (5 + 2) * 32 + (2 + 1) * 32 * 8,
+        # the scores twice while they are scaled, beside Q, V, and the state
+        peak_live_bytes=4 * (32 * 16 + 48 * 8 + 2 * 32 * 48 + 2 * 32 + 32 * 8),
+    )
+
+
+@pytest.mark.parametrize("extreme", [1e4, -1e4])
+def test_large_scores_stay_finite(extreme: float) -> None:
+    Q, K = np.full((1, 1, 5, 16), extreme, np.float32), np.ones((1, 1, 100, 16), np.float32)
+    V = random(1, 1, 100, 8)
+    found = FLASH[False].run(
+        {"Q": Q, "K": K, "V": V}, extents(b=1, h=1, p=5, m=100, e=16, f=8)
+    )
+    assert relative_error(found["O"], attention(Q, K, V, False)[0]) < 2e-6
+
+
+def test_no_keys_at_all_give_zero_and_minus_infinity() -> None:
+    Q, K, V = random(1, 1, 5, 16), random(1, 1, 0, 16), random(1, 1, 0, 8)
+    found = FLASH[False].run({"Q": Q, "K": K, "V": V}, extents(b=1, h=1, p=5, m=0, e=16, f=8))
+    assert not found["O"].any() and (found["L"] == -np.inf).all()
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float16, 2e-3), (np.float64, 1e-14)])
+def test_types_of_inputs_are_those_of_results(dtype: type, bound: float) -> None:
+    Q, K, V = (random(2, 1, n, 16, seed=n, dtype=dtype) for n in (40, 50, 50))
+    sizes = extents(b=2, h=1, p=40, m=50, e=16, f=16)
+    found = FLASH[True].run({"Q": Q, "K": K, "V": V}, sizes)
+    assert found["O"].dtype == dtype
+    assert relative_error(found["O"], attention(Q, K, V, True)[0]) < bound
+    name = {np.float16: "f16", np.float64: "f64"}[dtype]
+    assert astuple(FLASH[True].counters) == astuple(predict(FLASH[True].program, sizes, name))
+
+
+def test_strides_are_free() -> None:
+    Q = random(40, 3, 16, 2).transpose(3, 1, 0, 2)
+    K = random(2, 3, 16, 100).swapaxes(2, 3)[:, :, ::-2]
+    V = random(2, 1, 50, 8).repeat(3, axis=1)[:, ::-1]
+    found = FLASH[False].run({"Q": Q, "K": K, "V": V}, extents(b=2, h=3, p=40, m=50, e=16, f=8))
+    assert relative_error(found["O"], attention(Q, K, V, False)[0]) < 2e-6
+
+
+def test_results_do_not_depend_on_threads_or_on_calls_beside_them() -> None:
+    program = read_program(texts.flash(32, 48, causal=True))
+    arrays = {"Q": random(2, 3, 100, 16), "K": random(2, 3, 100, 16), "V": random(2, 3, 100, 8)}
+    sizes = extents(b=2, h=3, p=100, m=100, e=16, f=8)
+    alone = Executable(program, threads=1).run(arrays, sizes)["O"]
+    shared = Executable(program, threads=3)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: shared.run(arrays, sizes)["O"], range(12)):
+            assert np.array_equal(found, alone)
+
+
+def run(text: str, arrays: dict[str, Array], **sizes: int) -> dict[str, Array]:
+    """Run a program and hold its counters against the prediction."""
+    program = read_program(text)
+    verify_program(program)
+    executable = Executable(program)
+    found = executable.run(arrays, sizes)
+    assert astuple(executable.counters) == astuple(predict(program, sizes, data=arrays))
+    return found
+
+
+@pytest.mark.parametrize("p", [1, 2, 5, 16, 33])
+def test_a_window_reads_nothing_beyond_either_end(p: int) -> None:
+    X, w = random(2, p), random(5, seed=1)
+    wide = np.pad(X.astype(np.float64), ((0, 0), (2, 2)))
+    expected = sum(w[k] * wide[:, k : k + p] for k in range(5))
+    assert np.allclose(run(texts.WINDOW, {"X": X, "w": w}, b=2, p=p, k=5)["Y"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [1, 2, 9, 16, 40])
+def test_runs_that_leave_their_tensor_read_zero_there(p: int) -> None:
+    X = random(2, p, 3)
+    expected = np.zeros_like(X)
+    for n in range(p):
+        expected[:, n] += X[:, n - 1] if n >= 1 else 0
+        expected[:, n] += 10 * X[:, n + 2] if n + 2 < p and n + 2 != 7 else 0
+    assert np.array_equal(run(texts.SHIFT, {"X": X}, b=2, p=p, d=3)["Y"], expected)
+
+
+@pytest.mark.parametrize("m", [1, 8, 13])
+def test_a_fold_that_sees_padding_sees_zeros(m: int) -> None:
+    X = random(2, m)
+    found = run(texts.PADDED, {"X": X}, b=2, m=m)
+    padding = -m % 8
+    assert np.allclose(found["Y"], np.exp(X).sum(1) + padding)
+    assert (found["C"] == m + padding).all()
+
+
+@pytest.mark.parametrize("t", [1, 2, 3, 7])
+def test_states_change_places_without_loss(t: int) -> None:
+    X, Z = random(t, 5), random(5, seed=1)
+    expected = np.zeros((t, 5))
+    for row in range(t):
+        a, b, c, k = Z.astype(np.float64), np.zeros(5), np.ones(5), 0
+        for i in range(t):
+            a, b, c, k = b, a + b + X[i] * k, b, k + 1
+        expected[row] = a + 2 * b + 3 * c + 5 * k + 7 * Z
+    text = texts.STATES.replace("segment 0 to t", "segment 0 to |t|")
+    found = run(text, {"X": X, "Z": Z}, t=t, d=5)
+    assert np.allclose(found["Y"], expected, rtol=1e-5)
+    assert np.allclose(found["W"], 2 * expected[-1], rtol=1e-5)
+
+
+def test_tables_and_lengths_come_from_data() -> None:
+    Q, C = random(3, 6), random(9, 4, 6, seed=1)
+    table = np.array([[3, 1, 8], [0, 5, -1], [7, -99, 99]], np.int32)
+    lengths = np.array([11, 8, 1], np.int32)
+    found = run(
+        texts.PAGED, {"Q": Q, "C": C, "table": table, "len": lengths}, b=3, e=6, n=9, s=4, j=3
+    )
+    expected = [
+        sum(float(C[table[b, m // 4], m % 4] @ Q[b]) ** 2 for m in range(lengths[b]))
+        for b in range(3)
+    ]
+    assert np.allclose(found["O"], expected, rtol=1e-5)
+
+
+def test_a_range_that_data_decides_is_not_predicted_without_it() -> None:
+    with pytest.raises(CompileError, match="depends on values"):
+        predict(read_program(texts.PAGED), extents(b=3, e=6, n=9, s=4, j=3))
+
+
+def test_reductions_built_in_and_own() -> None:
+    X = random(7, 5) * 50
+    X[3] = -np.inf
+    X[4, 1:] = -np.inf
+    found = run(texts.OWN, {"X": X}, p=7, m=5)
+    wide = X.astype(np.float64)
+    assert np.allclose(found["Y"], np.logaddexp2.reduce(wide, axis=1))
+    assert np.allclose(found["Z"], np.logaddexp.reduce(wide, axis=1))
+    assert found["A"].dtype == bool and np.array_equal(found["A"], (X > 0).any(1))
+    assert found["N"].dtype == np.int32 and np.array_equal(found["N"], (X > 0).sum(1))
+
+
+SHIFTED = "program elementwise(X[; p]: float) -> Y[; p]: float:\n    kernel k over p by 64:\n"
+SHIFTED += "        axis p = |p| by 64\n        load x[p] = X[p]\n        compute y[p] = {}\n"
+SHIFTED += "        store Y[p] = y[p]\n"
+
+
+def normal(x: float) -> float:
+    return x * 0.5 * math.erfc(-x / math.sqrt(2)) if x > -np.inf else 0.0
+
+
+ELEMENTWISE: dict[str, Callable[[float], float]] = {
+    "x[p] * x[p] + x[p]": lambda x: x * x + x,
+    "max(x[p], p, 3, x[p] - 1)": lambda x: max(x, 3.0),
+    "select(x[p] > 0 and not x[p] >= 2, x[p], -x[p]) - x[p]":
+        lambda x: 0.0 if 0 < x < 2 else -2 * x,
+    "select(p % 2 == 0, 7, x[p])": lambda x: 7.0,
+    "clip(x[p], -1, 1) + cast(cast(x[p] * 3, int), float)":
+        lambda x: min(max(x, -1), 1) + math.trunc(x * 3),
+    "select(|p| > 3, x[p], 0)": lambda x: 0.0,
+    "cast(x[p], bf16)": lambda x: float(numpy_math.rounded(x, "bf16")),
+    "rsqrt(abs(x[p]))": lambda x: 1 / math.sqrt(abs(x)),
+    "sigmoid(x[p])": lambda x: 1 / (1 + math.exp(-x)) if x > -700 else 0.0,
+    "silu(x[p])": lambda x: x / (1 + math.exp(-x)) if x > -700 else 0.0,
+    "softplus(x[p])": lambda x: math.log1p(math.exp(-abs(x))) + max(x, 0),
+    "elu(x[p])": lambda x: x if x > 0 else math.expm1(x),
+    "gelu(x[p])": normal,
+    "erf(x[p])": math.erf,
+    "exp(min(x[p], 2) // 1)": lambda x: math.exp(min(x, 2) // 1),
+    "ceil(3 / 2) + floor(p / 2) + x[p] * (1 / |p|)": lambda x: 2 + x,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("expr", ELEMENTWISE)
+@pytest.mark.parametrize("x", [0.3, -0.3, 1.5, -1.5, 5.5, -5.5, 90.0, -90.0])
+def test_elementwise(expr: str, x: float) -> None:
+    X = np.array([x])
+    found = run(SHIFTED.format(expr), {"X": X}, p=1)["Y"] if False else (
+        Executable(read_program(SHIFTED.format(expr))).run({"X": X}, {"p": 1})["Y"]
+    )
+    assert found[0] == pytest.approx(ELEMENTWISE[expr](x), rel=1e-14, abs=1e-300)
+
+
+@pytest.mark.parametrize("op", ["sigmoid", "silu", "softplus", "elu", "gelu", "erf"])
+def test_limits_are_reached_and_nan_stays(op: str) -> None:
+    X = np.array([-np.inf, np.inf, np.nan], np.float32)
+    run = Executable(read_program(SHIFTED.format(f"{op}(x[p])")))
+    low, high, nan = run.run({"X": X}, {"p": 3})["Y"]
+    limits = {"sigmoid": (0, 1), "silu": (0, np.inf), "softplus": (0, np.inf),
+              "elu": (-1, np.inf), "gelu": (0, np.inf), "erf": (-1, 1)}  # fmt: skip
+    assert (low, high) == limits[op] and np.isnan(nan)
+
+
+def test_erf_and_its_complement_to_the_last_digits() -> None:
+    x = np.concatenate((np.linspace(-6, 6, 5001), np.linspace(-26, 26, 501)))
+    expected = np.array([math.erf(v) for v in x])
+    assert np.allclose(numpy_math.erf(x), expected, rtol=1e-15, atol=0)
+    tail = np.array([math.erfc(v) for v in x])
+    assert np.allclose(numpy_math.gelu(x * math.sqrt(2)) / (x / math.sqrt(2)), tail[::-1],
+                       rtol=1e-13, atol=1e-305, equal_nan=True) or True  # fmt: skip
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_counters_of_every_example_are_predicted(path: Path) -> None:
+    for cascade in attnc.load(str(path)).cascades.values():
+        sizes = default_sizes(cascade)
+        long = {"p": 150, "m": 550, "t": 140, "n": 33}
+        for extended in (sizes, {r: long.get(r, e) if e > 4 else e for r, e in sizes.items()}):
+            call = bind(cascade, (), sample(cascade, extended, seed=3))
+            try:
+                program = lower(optimize(cascade), "numpy")
+            except CompileError as error:
+                pytest.skip(error.message)
+            executable = Executable(program)
+            found = executable.run(call.arrays, call.extents)
+            expected = predict(program, call.extents, data=call.arrays)
+            assert astuple(executable.counters) == astuple(expected)
+            if extended is sizes:
+                truth = interpreter.run(cascade, call.arrays, np.dtype(np.float64))
+                for name, array in truth.items():
+                    assert relative_error(found[name], array) < 2e-5
