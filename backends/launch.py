@@ -139,7 +139,7 @@ class Kernel:
     source: str
     _module: ModuleType | None = field(default=None, repr=False, compare=False)
 
-    def __call__(self, *args: Any, **named: Any) -> Any:
+    def __call__(self, /, *args: Any, **named: Any) -> Any:
         """Run on PyTorch tensors, or on NumPy arrays and get NumPy arrays back.
 
         Raises `CallError` where arguments do not fit and where no GPU is there to run on.

@@ -134,7 +134,7 @@ def both(left: Expr | None, right: Expr | None) -> Expr | None:
     """The conjunction of two predicates; None is the one that always holds."""
     if left is None or left == TRUE:
         return None if right == TRUE else right
-    if right is None or right == TRUE or right == left:
+    if right is None or right in (TRUE, left):
         return left
     return Map("and", (left, right))
 

@@ -224,9 +224,10 @@ def lower(
 ) -> Program:
     """The tile program of a cascade for a target.
 
-    It takes the same steps as `optimize`, but for ranks that lie whole within a tile, where
-    passes are free: reductions over them stay as they are written. `sizes` are extents known beforehand; they choose tiles and nothing else. Raises CompileError
-    where a construct cannot be lowered, or a schedule asks for what the dependences forbid.
+    It takes the same steps as `optimize`, but for ranks that lie whole within a tile, where passes
+    are free: reductions over them stay as they are written. `sizes` are extents known beforehand;
+    they choose tiles and nothing else. Raises CompileError where a construct cannot be lowered, or
+    a schedule asks for what the dependences forbid.
     """
     facts = TARGETS[target]
     cascade = replace(cascade, derivation=(), refusals=())

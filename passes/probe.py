@@ -122,7 +122,9 @@ def probe(expr: Expr, values: dict[Expr, float], tensors: Mapping[str, float] = 
             return probe(body, values, tensors)
         case Map("select", (condition, chosen, other)):
             test = probe(condition, values, tensors)
-            return math.nan if math.isnan(test) else probe(chosen if test else other, values, tensors)
+            if math.isnan(test):
+                return math.nan
+            return probe(chosen if test else other, values, tensors)
         case Map(op, args) if op in _FUNCTIONS:
             parts = [probe(arg, values, tensors) for arg in args]
             if any(math.isnan(part) for part in parts):

@@ -298,8 +298,11 @@ def test_values_stay_where_exponentials_overflow(case: str) -> None:
 
 
 def test_column_normalised_attention_keeps_its_pass_over_keys_and_queries() -> None:
-    text = GIVEN + """    A[p, m] = softmax[p](S[p, m])
+    text = (
+        GIVEN
+        + """    A[p, m] = softmax[p](S[p, m])
     O[p, f] = A[p, m] * V[m, f]"""
+    )
     cascade = attnc.parse(text)["c"]
     fused = attnc.optimize(cascade)
     passes, after = attnc.analyze(cascade).passes, attnc.analyze(fused).passes
