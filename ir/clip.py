@@ -149,9 +149,7 @@ def _shared(rank: str, body: tuple[Statement, ...], definitions: Definitions) ->
     return found
 
 
-def _leaving(
-    rank: str, body: tuple[Statement, ...], definitions: Definitions
-) -> Iterator[Guards]:
+def _leaving(rank: str, body: tuple[Statement, ...], definitions: Definitions) -> Iterator[Guards]:
     for statement in body:
         match statement:
             case Fold(_, _, op, source, over):

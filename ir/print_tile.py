@@ -1,16 +1,16 @@
 """A tile program as text; `read_tile.read_program` reads it back.
 
-    kernel attention over b, h, p by 128:
-        axis p = |p| by 128
-        load Q_tile[p, e] = Q[b, h, p, e]
-        loop m1:
-            carry G[p] = -inf
-            segment 0 to |m| // 512 "full":
-                contract S[p, m0] = Q_tile[p, e] * K_tile[m0, e] over e
-                fold L[p] = max S[p, m0] over m0
-                compute G_next[p] = max(G[p], L[p])
-                next G_next
-        store O[b, h, p, f] = O_out[p, f]
+kernel attention over b, h, p by 128:
+    axis p = |p| by 128
+    load Q_tile[p, e] = Q[b, h, p, e]
+    loop m1:
+        carry G[p] = -inf
+        segment 0 to |m| // 512 "full":
+            contract S[p, m0] = Q_tile[p, e] * K_tile[m0, e] over e
+            fold L[p] = max S[p, m0] over m0
+            compute G_next[p] = max(G[p], L[p])
+            next G_next
+    store O[b, h, p, f] = O_out[p, f]
 """
 
 from __future__ import annotations

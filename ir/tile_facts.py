@@ -82,6 +82,17 @@ def carries(loop: Loop) -> Iterator[str]:
                 yield from carries(inner)
 
 
+def defines(statement: Statement) -> tuple[str, ...]:
+    """The tiles that a statement defines for those behind it."""
+    match statement:
+        case Load(name) | Compute(name) | Contract(name) | Fold(name):
+            return (name,)
+        case Loop(_, carried, _):
+            return tuple(state.name for state in carried)
+        case Store():
+            return ()
+
+
 def join(*kinds: str) -> str:
     """What comes out where several kinds meet in arithmetic."""
     return max(kinds, key=KINDS.index, default="real")

@@ -1,7 +1,7 @@
 """Which part of a tensor a load or a store touches.
 
-    K[b, h, m1 * 64 + m0, e]      at a point in b and h, along a run of m, along all of e
-    V[I[p, j], f]                 by a table in the first axis, along all of f
+K[b, h, m1 * 64 + m0, e]      at a point in b and h, along a run of m, along all of e
+V[I[p, j], f]                 by a table in the first axis, along all of f
 """
 
 from __future__ import annotations
@@ -132,5 +132,3 @@ def _apart(parts: list[Part], subscripts: tuple[Expr, ...]) -> list[Part]:
         Table(subscript) if isinstance(part, Run) and uses[part.rank] > 1 else part
         for part, subscript in zip(parts, subscripts)
     ]
-
-

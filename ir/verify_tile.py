@@ -57,9 +57,7 @@ def verify_program(program: Program) -> None:
         for name in stored:
             if name not in axes or name in {tensor.name for tensor in program.inputs}:
                 raise InvalidIR(f"kernel {kernel.name} stores to {name}, which is no output")
-        scope = _Scope(
-            kernel, axes, frozenset(written), extents, reductions, frozenset(), {}
-        )
+        scope = _Scope(kernel, axes, frozenset(written), extents, reductions, frozenset(), {})
         _kernel(kernel, scope)
         written |= stored
     for tensor in program.outputs:
@@ -196,9 +194,7 @@ def _statements(statements: tuple[Statement, ...], scope: _Scope) -> _Scope:
     return scope
 
 
-def _statement(
-    statement: Load | Compute | Contract | Fold | Store, scope: _Scope
-) -> _Scope:
+def _statement(statement: Load | Compute | Contract | Fold | Store, scope: _Scope) -> _Scope:
     match statement:
         case Load(name, ranks, tensor, subscripts, where):
             if tensor not in scope.readable:

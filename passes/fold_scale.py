@@ -26,6 +26,7 @@ from attnc.ir.tile import (
     Statement,
     Store,
 )
+from attnc.ir.tile_facts import defines, names_read
 from attnc.ir.walk import rewrite, subterms
 from attnc.passes.signs import positive
 
@@ -48,10 +49,10 @@ class _Folder:
     names: set[str] = field(default_factory=set)
 
     def folded(self) -> Kernel:
-        self.names = {n for s in _every(self.kernel.body) for n in _defines(s)}
+        self.names = _names(self.kernel.body)
         body = _live(self._statements(self.kernel.body))
         top = tuple(Compute(tile.name, (), expr) for expr, tile in self.scalars.items())
-        used = {t.name for s in _every(body) for t in _tiles(s)}
+        used = {name for statement in body for name in names_read(statement)}
         return replace(self.kernel, body=(*(c for c in top if c.name in used), *body))
 
     def _statements(self, statements: tuple[Statement, ...]) -> tuple[Statement, ...]:
@@ -219,53 +220,18 @@ def _ranks(expr: Expr) -> tuple[str, ...]:
     return tuple(dict.fromkeys(r for t in subterms(expr) if isinstance(t, Tile) for r in t.ranks))
 
 
-def _every(statements: tuple[Statement, ...]) -> list[Statement]:
-    found: list[Statement] = []
+def _names(statements: tuple[Statement, ...]) -> set[str]:
+    found = {name for statement in statements for name in defines(statement)}
     for statement in statements:
-        found.append(statement)
         if isinstance(statement, Loop):
-            for segment in statement.segments:
-                found.extend(_every(segment.body))
+            found = found.union(*(_names(segment.body) for segment in statement.segments))
     return found
-
-
-def _defines(statement: Statement) -> tuple[str, ...]:
-    match statement:
-        case Load(name) | Compute(name) | Contract(name) | Fold(name):
-            return (name,)
-        case Loop(_, carried, _):
-            return tuple(c.name for c in carried)
-        case Store():
-            return ()
-
-
-def _tiles(statement: Statement) -> list[Tile]:
-    """The tiles that one statement reads, those of a loop's body apart."""
-    exprs: list[Expr | None]
-    match statement:
-        case Load(_, _, _, subscripts, where):
-            exprs = [*subscripts, where]
-        case Compute(_, _, body):
-            exprs = [body]
-        case Contract(_, _, left, right):
-            exprs = [left, right]
-        case Fold(_, _, _, source):
-            exprs = [source]
-        case Store(_, subscripts, source, where):
-            exprs = [*subscripts, source, where]
-        case Loop(_, carried, segments):
-            exprs = [c.init for c in carried]
-            exprs += [bound for s in segments for bound in (s.lo, s.hi)]
-            return [t for e in exprs for t in subterms(e) if isinstance(t, Tile)] + [
-                Tile(name, ()) for s in segments for name in s.after
-            ]
-    return [t for e in exprs for t in subterms(e) if isinstance(t, Tile)]
 
 
 def _live(statements: tuple[Statement, ...]) -> tuple[Statement, ...]:
     """The statements whose values are read."""
     while True:
-        used = {tile.name for s in _every(statements) for tile in _tiles(s)}
+        used = {name for statement in statements for name in names_read(statement)}
         kept = _without(statements, used)
         if kept == statements:
             return statements

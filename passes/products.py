@@ -72,9 +72,7 @@ class Products:
             case _:
                 return (Term(False, (Factor(expr),)),)
 
-    def _chosen(
-        self, whole: Expr, other: Expr, wrap: Callable[[Expr], Expr]
-    ) -> tuple[Term, ...]:
+    def _chosen(self, whole: Expr, other: Expr, wrap: Callable[[Expr], Expr]) -> tuple[Term, ...]:
         """Where the other choice is 0, a factor of the one may stand outside the choice."""
         atom = (Term(False, (Factor(whole),)),)
         terms = self.terms(other)

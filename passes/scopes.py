@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from attnc.ir.expr import Expr, Tile
 from attnc.ir.source import NOWHERE, Span
-from attnc.ir.tile import Compute, Contract, Fold, Load, Loop, Statement, Store
+from attnc.ir.tile import Compute, Statement
+from attnc.ir.tile_facts import defines
 from attnc.ir.walk import free_ranks
 
 Known = frozenset[Expr]
@@ -105,17 +106,6 @@ class Scopes:
     def leave(self, names: set[str]) -> Scope:
         """Close the innermost scope: its names are free again, those of outer ones are not."""
         scope = self.open.pop()
-        outer = {n for s in self.open for st in s.statements for n in defined(st)}
+        outer = {n for s in self.open for st in s.statements for n in defines(st)}
         self.names = names | outer
         return scope
-
-
-def defined(statement: Statement) -> tuple[str, ...]:
-    """The tiles that a statement defines for those behind it."""
-    match statement:
-        case Load(name) | Compute(name) | Contract(name) | Fold(name):
-            return (name,)
-        case Loop(_, carried, _):
-            return tuple(c.name for c in carried)
-        case Store():
-            return ()

@@ -285,9 +285,7 @@ def _separate_shape(
     if correction is None:
         kind = "product" if quotient else "sum"
         return Inseparable(f"is no {kind} of a part without and a part with", _mixing(shape, ys))
-    leaf: dict[sp.Symbol, Expr] = {
-        s: Param(s.name) for s in (*constants, *before, *after)
-    }
+    leaf: dict[sp.Symbol, Expr] = {s: Param(s.name) for s in (*constants, *before, *after)}
     result = from_sympy(correction, leaf)
     if result is None:
         return Inseparable(f"its correction {correction} has no form in the language", shape)
