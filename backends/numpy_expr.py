@@ -181,9 +181,7 @@ class Expressions(Scalars):
                 self.line(f"{self.helper('rounded')}({code}, {dtype!r}, out={out.code})")
         return replace(out, ranks=ranks, free=True)
 
-    def _select(
-        self, condition: Expr, chosen: Expr, other: Expr, ranks: tuple[str, ...]
-    ) -> Held:
+    def _select(self, condition: Expr, chosen: Expr, other: Expr, ranks: tuple[str, ...]) -> Held:
         kind = kind_of(Map("select", (condition, chosen, other)), self.frame.made)
         if not axes_of(condition, self.frame.sizes):
             test = self.scalar(condition)

@@ -297,9 +297,7 @@ class _Kernel(Memory):
         code = ordered(held, tuple(rank for group in groups for rank in group))
         if all(len(group) <= 1 for group in groups):
             return code
-        lengths = [
-            " * ".join(self.count(rank) for rank in group) for group in groups if group
-        ]
+        lengths = [" * ".join(self.count(rank) for rank in group) for group in groups if group]
         return f"{code}.reshape({', '.join(lengths)})"
 
     def fold(self, fold: Fold) -> None:

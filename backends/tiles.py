@@ -202,5 +202,3 @@ def one_blas_thread() -> AbstractContextManager[Any]:
     """Hold BLAS to the calling thread, since the grid has the others."""
     limiter: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
     return limiter
-
-

@@ -7,35 +7,14 @@ executor does; that its counters come out the same is what the tests check.
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from math import prod
-from typing import Any, Protocol
-
-import sympy
 
 from attnc.ir.algebra import BYTES
 from attnc.ir.cascade import FLOATS
-from attnc.ir.expr import (
-    ONE,
-    ZERO,
-    Access,
-    Cast,
-    Const,
-    Expr,
-    Extent,
-    Index,
-    Map,
-    Param,
-    Populate,
-    Reduce,
-    Tile,
-)
-from attnc.ir.source import CompileError, InvalidIR
+from attnc.ir.expr import ONE, ZERO, Const, Expr, Index, Map, Tile
 from attnc.ir.tile import (
     Compute,
     Contract,
@@ -48,60 +27,19 @@ from attnc.ir.tile import (
     Statement,
     Store,
 )
-from attnc.ir.tile_blocks import Alive, Amount, Block, Size, blocks, tensors_of
+from attnc.ir.tile_blocks import Alive, Amount, Block, blocks, tensors_of
 from attnc.ir.touch import touch
 from attnc.ir.walk import free_ranks, subterms
-from attnc.passes.symbolic import extent_symbol
-
-Number = Any
-"""An int, or a sympy expression in its place."""
-
-LARGEST = sympy.Function("Largest")
-"""The largest value of a quantity: Largest(quantity, k, lo, hi) over lo <= k <= hi, 0 if none."""
-
-Data = Mapping[str, Any]
-"""Integer inputs by name, as anything that a tuple of positions subscripts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Bytes read and written, operations, and the most bytes of tiles alive at a time."""
-
-    bytes_read: Number = 0
-    bytes_written: Number = 0
-    flops: Number = 0
-    peak_live_bytes: Number = 0
-
-    def at(self, extents: Mapping[str, int]) -> Counts:
-        """Symbolic counts in numbers, sums added up."""
-        values = {extent_symbol(rank): extent for rank, extent in extents.items()}
-
-        def number(quantity: Number) -> int:
-            return int(_added_up(sympy.sympify(quantity).subs(values)))
-
-        return Counts(
-            number(self.bytes_read),
-            number(self.bytes_written),
-            number(self.flops),
-            number(self.peak_live_bytes),
-        )
-
-
-def _added_up(expr: Number) -> Number:
-    """An expression with its sums as their terms, outer sums first: inner ranges depend on them."""
-    if isinstance(expr, sympy.Sum):
-        counter, lo, hi = expr.limits[-1]
-        rest = expr.limits[:-1]
-        inner = sympy.Sum(expr.function, *rest) if rest else expr.function
-        return sum(_terms(inner, counter, lo, hi))
-    if isinstance(expr, LARGEST):
-        return max(_terms(*expr.args), default=0)
-    return expr.func(*map(_added_up, expr.args)) if expr.args else expr
-
-
-def _terms(term: Number, counter: Number, lo: Number, hi: Number) -> Iterator[Number]:
-    for k in range(int(_added_up(lo)), int(_added_up(hi)) + 1):
-        yield _added_up(term.subs(counter, k))
+from attnc.passes.quantities import (
+    Arithmetic,
+    Counts,
+    Data,
+    Env,
+    Integers,
+    Number,
+    Symbols,
+    joined,
+)
 
 
 def predict(
@@ -113,10 +51,10 @@ def predict(
     CompileError for a range that depends on data which is not given.
     """
     extents = dict(extents)
-    arithmetic = _Integers(extents, data or {})
+    arithmetic = Integers(extents, data or {})
     for decl in program.ranks:
         if decl.name not in extents:
-            extents[decl.name] = arithmetic.value(decl.extent, _Env({}, {}, {}, {}))
+            extents[decl.name] = arithmetic.value(decl.extent, Env({}, {}, {}, {}))
     return _predicted(program, dtype, arithmetic)
 
 
@@ -125,77 +63,22 @@ def predict_symbolic(program: Program, dtype: str = "f32") -> Counts:
 
     Where the ranges of a loop vary with the tile at hand the sum over its tiles stands as a sum.
     """
-    return _predicted(program, dtype, _Symbols(program))
+    return _predicted(program, dtype, Symbols(program))
 
 
-def _predicted(program: Program, dtype: str, arithmetic: _Arithmetic) -> Counts:
+def _predicted(program: Program, dtype: str, arithmetic: Arithmetic) -> Counts:
     total = Counts()
     for kernel in program.kernels:
         walk = _Walk(program, kernel, dtype, arithmetic)
-        total = _joined(total, walk.counts(), arithmetic)
+        total = joined(total, walk.counts(), arithmetic)
     return total
-
-
-def _joined(first: Counts, second: Counts, arithmetic: _Arithmetic) -> Counts:
-    return Counts(
-        first.bytes_read + second.bytes_read,
-        first.bytes_written + second.bytes_written,
-        first.flops + second.flops,
-        arithmetic.most(first.peak_live_bytes, second.peak_live_bytes),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Env:
-    """Values where a block stands: counters and points by rank, lengths and edges of axes by
-    size, scalars read from data by name."""
-
-    at: Mapping[str, Number]
-    edges: Mapping[str, tuple[Number, Number]]
-    sizes: Mapping[Size, Number]
-    scalars: Mapping[str, Number]
-
-    def point(self, rank: str, value: Number) -> _Env:
-        return replace(self, at={**self.at, rank: value})
-
-    def axis(self, size: Size, lo: Number, hi: Number) -> _Env:
-        return replace(
-            self,
-            edges={**self.edges, size[0]: (lo, hi)},
-            sizes={**self.sizes, size: hi - lo},
-        )
-
-
-class _Arithmetic(Protocol):
-    """Numbers or symbols: what an expression is worth, what sums over positions come to."""
-
-    def value(self, expr: Expr, env: _Env) -> Number: ...
-
-    def extent(self, rank: str) -> Number: ...
-
-    def most(self, *values: Number) -> Number: ...
-
-    def least(self, *values: Number) -> Number: ...
-
-    def element(self, tensor: str, places: tuple[Number, ...]) -> Number | None:
-        """An element of an integer input, None if it is not known."""
-
-    def total(
-        self, lo: Number, hi: Number, varies: bool, one: Callable[[Number], Counts]
-    ) -> Counts:
-        """The counts of lo <= k < hi together, `one(k)` each; all alike unless it varies."""
-
-    def tiles(
-        self, extent: Number, tile: int, varies: bool, one: Callable[[Number, Number], Counts]
-    ) -> Counts:
-        """The counts of all tiles of a rank, `one(lo, hi)` each."""
 
 
 class _Walk:
     """The counts of one kernel."""
 
     def __init__(
-        self, program: Program, kernel: Kernel, dtype: str, arithmetic: _Arithmetic
+        self, program: Program, kernel: Kernel, dtype: str, arithmetic: Arithmetic
     ) -> None:
         self.kernel, self.arithmetic = kernel, arithmetic
         self.tensors = tensors_of(program)
@@ -234,7 +117,7 @@ class _Walk:
                             pass
 
     def counts(self) -> Counts:
-        env = _Env({}, {}, {}, {})
+        env = Env({}, {}, {}, {})
         tiled = {entry.rank for entry in self.kernel.grid if entry.tile > 1}
         for axis in self.kernel.axes:
             if axis.rank not in tiled:
@@ -242,7 +125,7 @@ class _Walk:
                 env = env.axis((axis.rank, 0), 0, self.arithmetic.value(size, env))
         return self._instances(self.kernel.grid, env)
 
-    def _instances(self, grid: tuple[Grid, ...], env: _Env) -> Counts:
+    def _instances(self, grid: tuple[Grid, ...], env: Env) -> Counts:
         if not grid:
             return self._block(self.block, env)
         (rank, tile), rest = (grid[0].rank, grid[0].tile), grid[1:]
@@ -258,7 +141,7 @@ class _Walk:
             lambda lo, hi: self._instances(rest, env.axis((rank, 0), lo, hi)),
         )
 
-    def _block(self, block: Block, env: _Env) -> Counts:
+    def _block(self, block: Block, env: Env) -> Counts:
         worth = self.arithmetic
         for clip in block.clips:
             lo = worth.value(clip.lo, env)
@@ -266,7 +149,7 @@ class _Walk:
             env = env.axis((clip.rank, block.number), lo, hi)
         counts = Counts(
             flops=self._amount(block.flops, env),
-            peak_live_bytes=worth.most(*(self._alive(peak, env) for peak in block.peaks)),
+            peak_live_bytes=worth.peak(*(self._alive(peak, env) for peak in block.peaks)),
         )
         for place, statement in enumerate(block.statements):
             match statement:
@@ -289,22 +172,22 @@ class _Walk:
                             rank in self.relevant,
                             partial(self._iteration, part, rank, env),
                         )
-                        counts = _joined(counts, inside, worth)
+                        counts = joined(counts, inside, worth)
                 case Compute() | Contract() | Fold():
                     pass
         return counts
 
-    def _iteration(self, part: Block, rank: str, env: _Env, counter: Number) -> Counts:
+    def _iteration(self, part: Block, rank: str, env: Env, counter: Number) -> Counts:
         return self._block(part, env.point(rank, counter))
 
-    def _scalar(self, name: str, value: Number | None, env: _Env) -> _Env:
+    def _scalar(self, name: str, value: Number | None, env: Env) -> Env:
         return env if value is None else replace(env, scalars={**env.scalars, name: value})
 
-    def _amount(self, amount: Amount, env: _Env) -> Number:
+    def _amount(self, amount: Amount, env: Env) -> Number:
         terms = amount.items()
         return sum(count * prod(env.sizes[size] for size in sizes) for sizes, count in terms)
 
-    def _alive(self, alive: Alive, env: _Env) -> Number:
+    def _alive(self, alive: Alive, env: Env) -> Number:
         parts = ((self.width, alive.reals), (8, alive.integers), (1, alive.truths))
         return sum(unit * self._amount(part, env) for unit, part in parts)
 
@@ -314,7 +197,7 @@ class _Walk:
         tensor: str,
         ranks: tuple[str, ...],
         block: Block,
-        env: _Env,
+        env: Env,
     ) -> Number:
         """The bytes that a load or store moves."""
         worth = self.arithmetic
@@ -355,205 +238,3 @@ def _statements(block: Block) -> Iterator[Statement]:
     for parts in block.loops.values():
         for part in parts:
             yield from _statements(part)
-
-
-def _times(counts: Counts, count: Number) -> Counts:
-    return replace(
-        counts,
-        bytes_read=count * counts.bytes_read,
-        bytes_written=count * counts.bytes_written,
-        flops=count * counts.flops,
-    )
-
-
-def _unknown(expr: Expr) -> CompileError:
-    return CompileError(
-        "a range depends on values that are not known before the call",
-        expr.span,
-        help="give the integer inputs: data={...}",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Integers:
-    """Plain numbers: every range that varies is walked."""
-
-    extents: Mapping[str, int]
-    data: Data
-
-    def extent(self, rank: str) -> int:
-        return self.extents[rank]
-
-    def most(self, *values: Number) -> Number:
-        return max(values, default=0)
-
-    def least(self, *values: Number) -> Number:
-        return min(values)
-
-    def element(self, tensor: str, places: tuple[Number, ...]) -> Number | None:
-        return None if tensor not in self.data else int(self.data[tensor][places])
-
-    def total(
-        self, lo: Number, hi: Number, varies: bool, one: Callable[[Number], Counts]
-    ) -> Counts:
-        if hi <= lo:
-            return Counts()
-        if not varies:
-            return _times(one(lo), hi - lo)
-        found = Counts()
-        for k in range(lo, hi):
-            found = _joined(found, one(k), self)
-        return found
-
-    def tiles(
-        self, extent: Number, tile: int, varies: bool, one: Callable[[Number, Number], Counts]
-    ) -> Counts:
-        found = Counts()
-        whole, rest = divmod(extent, tile)
-        if varies:
-            for lo in range(0, extent, tile):
-                found = _joined(found, one(lo, min(lo + tile, extent)), self)
-            return found
-        if whole:
-            found = _joined(found, _times(one(0, tile), whole), self)
-        return _joined(found, one(extent - rest, extent), self) if rest else found
-
-    def value(self, expr: Expr, env: _Env) -> Number:
-        match expr:
-            case Const(value):
-                return value
-            case Index(rank):
-                return env.at[rank]
-            case Extent(rank):
-                return self.extents[rank]
-            case Tile(name):
-                if name not in env.scalars:
-                    raise _unknown(expr)
-                return env.scalars[name]
-            case Map("first" | "last" as op, (Index(rank),)):
-                if rank in env.at:
-                    return env.at[rank]
-                return env.edges[rank][0] if op == "first" else env.edges[rank][1] - 1
-            case Map("select", (condition, chosen, other)):
-                return self.value(chosen if self.value(condition, env) else other, env)
-            case Map(op, args) if op in _ON_INTEGERS:
-                return _ON_INTEGERS[op](*(self.value(arg, env) for arg in args))
-            case Map() | Cast():
-                raise _unknown(expr)
-            case Access() | Reduce() | Populate() | Param():
-                raise InvalidIR(f"{type(expr).__name__} has no place in a tile program")
-
-
-_ON_INTEGERS: dict[str, Callable[..., Number]] = {
-    "+": operator.add, "-": operator.sub, "*": operator.mul, "//": operator.floordiv,
-    "%": operator.mod, "/": Fraction, "neg": operator.neg, "abs": abs, "max": max, "min": min,
-    "ceil": math.ceil, "floor": math.floor, "round": round,
-    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-    "==": operator.eq, "!=": operator.ne, "not": operator.not_,
-    "and": lambda a, b: a and b, "or": lambda a, b: a or b,
-}  # fmt: skip
-
-
-class _Symbols:
-    """Expressions of extents; sums whose terms vary stand as sums over the tiles."""
-
-    def __init__(self, program: Program) -> None:
-        self.declared = {decl.name: decl.extent for decl in program.ranks}
-        self.count = 0
-
-    def extent(self, rank: str) -> Number:
-        if rank in self.declared:
-            return self.value(self.declared[rank], _Env({}, {}, {}, {}))
-        return extent_symbol(rank)
-
-    def most(self, *values: Number) -> Number:
-        return sympy.Max(*values) if values else sympy.Integer(0)
-
-    def least(self, *values: Number) -> Number:
-        return sympy.Min(*values)
-
-    def element(self, tensor: str, places: tuple[Number, ...]) -> Number | None:
-        return None
-
-    def _counter(self) -> Number:
-        self.count += 1
-        return sympy.Symbol(f"k{self.count}", integer=True, nonnegative=True)
-
-    def total(
-        self, lo: Number, hi: Number, varies: bool, one: Callable[[Number], Counts]
-    ) -> Counts:
-        lo, hi = sympy.sympify(lo), sympy.sympify(hi)
-        counter = self._counter()
-        each = one(counter if varies else lo)
-
-        def added(quantity: Number) -> Number:
-            """What does not vary stands outside its sum."""
-            found = sympy.Integer(0)
-            for term in sympy.Add.make_args(sympy.expand(quantity)):
-                fixed, own = term.as_independent(counter, as_Add=False)
-                count = hi - lo if own == 1 else sympy.Sum(own, (counter, lo, hi - 1))
-                found += fixed * count
-            return found
-
-        most = sympy.sympify(each.peak_live_bytes)
-        if most.has(counter):
-            most = LARGEST(most, counter, lo, hi - 1)
-        else:
-            most = sympy.Piecewise((most, hi > lo), (0, True))
-        return Counts(added(each.bytes_read), added(each.bytes_written), added(each.flops), most)
-
-    def tiles(
-        self, extent: Number, tile: int, varies: bool, one: Callable[[Number, Number], Counts]
-    ) -> Counts:
-        number = sympy.ceiling(extent / tile)
-        if varies:
-            return self.total(
-                0, number, True, lambda k: one(k * tile, sympy.Min(k * tile + tile, extent))
-            )
-        length = sympy.Symbol("n", integer=True, nonnegative=True)
-        each = one(sympy.Integer(0), length)
-        whole = sympy.floor(extent / tile)
-
-        def added(quantity: Number) -> Number:
-            """Constant terms once a tile, linear ones add up to the extent."""
-            terms = sympy.Poly(sympy.expand(quantity), length).all_coeffs()[::-1]
-            rest = extent - whole * tile
-            powers = [number, extent, *(whole * tile**n + rest**n for n in range(2, len(terms)))]
-            return sum(term * power for term, power in zip(terms, powers))
-
-        peak = sympy.sympify(each.peak_live_bytes).subs(length, sympy.Min(tile, extent))
-        return Counts(added(each.bytes_read), added(each.bytes_written), added(each.flops), peak)
-
-    def value(self, expr: Expr, env: _Env) -> Number:
-        match expr:
-            case Const(value):
-                return sympy.sympify(value)
-            case Index(rank):
-                return env.at[rank]
-            case Extent(rank):
-                return self.extent(rank)
-            case Map("first" | "last" as op, (Index(rank),)):
-                if rank in env.at:
-                    return env.at[rank]
-                return env.edges[rank][0] if op == "first" else env.edges[rank][1] - 1
-            case Map("select", (condition, chosen, other)):
-                return sympy.Piecewise(
-                    (self.value(chosen, env), self.value(condition, env)),
-                    (self.value(other, env), True),
-                )
-            case Map(op, args) if op in _ON_SYMBOLS:
-                return _ON_SYMBOLS[op](*(self.value(arg, env) for arg in args))
-            case Tile() | Map() | Cast():
-                raise _unknown(expr)
-            case Access() | Reduce() | Populate() | Param():
-                raise InvalidIR(f"{type(expr).__name__} has no place in a tile program")
-
-
-_ON_SYMBOLS: dict[str, Callable[..., Number]] = {
-    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,
-    "//": lambda a, b: sympy.floor(a / b), "%": lambda a, b: a - b * sympy.floor(a / b),
-    "neg": operator.neg, "abs": sympy.Abs, "max": sympy.Max, "min": sympy.Min,
-    "ceil": sympy.ceiling, "floor": sympy.floor,
-    "<": sympy.Lt, "<=": sympy.Le, ">": sympy.Gt, ">=": sympy.Ge,
-    "==": sympy.Eq, "!=": sympy.Ne, "not": sympy.Not, "and": sympy.And, "or": sympy.Or,
-}  # fmt: skip

@@ -133,7 +133,7 @@ NOT_CUT = {
         "        axis e = |e|", "        axis j = 48 by 48\n        axis e = |e|"
     ).replace("sum N[p, m0] over m0", "sum N[p, j] over j"),
     "a test made of what the body itself loads": PROGRAMS["paged"].replace(
-        "                load p[m0]", "                load l2[] = len[b]\n                load p[m0]"
+        "    load p[m0]", "    load l2[] = len[b]\n                load p[m0]"
     ).replace("m1 * 4 + m0 < l[]", "m1 * 4 + m0 < l2[]"),
 }  # fmt: skip
 

@@ -140,7 +140,8 @@ program states(X[t, d]: float, Z[d]: float) -> Y[t, d]: float, W[d]: float:
 """States that change places, one value carried on twice, and a kernel that reads another's."""
 
 PAGED = """
-program paged(Q[b; e]: float, C[; n, s, e]: float, table[b; j]: int, len[b; ]: int) -> O[b; ]: float:
+program paged(Q[b; e]: float, C[; n, s, e]: float, table[b; j]: int, len[b; ]: int)
+        -> O[b; ]: float:
     kernel paged over b:
         axis m0 = 4 by 4
         axis e = |e|
@@ -157,7 +158,7 @@ program paged(Q[b; e]: float, C[; n, s, e]: float, table[b; j]: int, len[b; ]: i
                 compute t1[] = t[] + u[]
                 next t1
         store O[b] = t[]
-"""
+""".replace("\n        ->", " ->")
 """Positions read from a table, ranges that end where the data says."""
 
 OWN = """
