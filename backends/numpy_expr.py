@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 
 from attnc.backends.numpy_scalar import HELPERS, Held, Scalars, Slot
 from attnc.ir.algebra import OPS
@@ -190,35 +191,35 @@ class Expressions(Scalars):
             out = self.target(both, ranks, kind)
             self.line(f"np.copyto({out.code}, {codes[0]} if {test} else {codes[1]})")
             return replace(out, ranks=ranks, free=True)
-        # Written over the operand that is there already: the chosen one, where the test fails.
-        first = self.value(chosen, ranks)
+        # Written over the chosen operand if nothing else reads it, else over a copy.
+        out = self.value(chosen, ranks)
         sizes = tuple(self.frame.sizes[rank] for rank in ranks)
         keeps = (
-            first.free and first.slot is not None and first.slot.refs == 1
-            and first.ranks == ranks == first.slot.ranks
-            and first.kind == kind and first.sizes == sizes
+            out.free and out.slot is not None and out.slot.refs == 1
+            and out.ranks == ranks == out.slot.ranks and out.kind == kind and out.sizes == sizes
         )  # fmt: skip
-        test_held = self.value(negation(condition, self.kind) if keeps else condition, ranks)
+        fails = self.fails(condition, ranks)
         second = self.value(other, ranks)
-        mask = aligned(test_held, ranks)
-        if keeps:
-            self.line(f"np.copyto({first.code}, {aligned(second, ranks)}, where={mask})")
-            self.release(test_held, second)
-            return replace(first, free=True)
-        code = aligned(first, ranks)
-        out = self.target((second,), ranks, kind)
-        if aligned(second, ranks) != out.code:
-            self.line(f"np.copyto({out.code}, {aligned(second, ranks)})")
-        self.line(f"np.copyto({out.code}, {code}, where={mask})")
-        self.release(first, test_held)
-        return replace(out, ranks=ranks, free=True)
+        if not keeps:
+            first, out = out, self.acquire(ranks, kind)
+            self.line(f"np.copyto({out.code}, {aligned(first, ranks)})")
+            self.release(first)
+        mask = aligned(fails, ranks)
+        self.line(f"np.copyto({out.code}, {aligned(second, ranks)}, where={mask})")
+        self.release(second)
+        return replace(out, free=True)
 
-    def mask(self, tests: tuple[Expr, ...], ranks: tuple[str, ...], fails: bool) -> Held:
-        """Where all tests hold, or where one fails, as one array."""
-        joint = tests[0]
-        for test in tests[1:]:
-            joint = Map("and", (joint, test))
-        return self.value(negation(joint, self.kind) if fails else joint, ranks)
+    def fails(self, test: Expr, ranks: tuple[str, ...]) -> Held:
+        """Where a test fails, as an array that is computed once in a block."""
+        if test not in self.frame.masks:
+            held = self.value(negation(test, self.kind), ranks)
+            self.frame.masks[test] = replace(held, free=False)
+        return self.frame.masks[test]
+
+
+def joint(tests: tuple[Expr, ...]) -> Expr:
+    """The conjunction of some tests."""
+    return reduce(lambda first, second: Map("and", (first, second)), tests)
 
 
 def into(call: str, out: str) -> str:

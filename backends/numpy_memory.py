@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from attnc.backends.numpy_expr import Expressions, aligned, ordered
+from attnc.backends.numpy_expr import Expressions, aligned, joint, negation, ordered
 from attnc.backends.numpy_scalar import NUMBERS, Held
 from attnc.ir.cascade import Tensor
 from attnc.ir.expr import Expr
@@ -74,7 +74,13 @@ class Memory(Expressions):
         self.line(f"read += {name}.nbytes")
         self.line(f"np.copyto({target}, {name})")
         if touched.tests:
-            fails = self.mask(touched.tests, load.ranks, fails=True)
+            test = joint(touched.tests)
+            # What is computed within a branch is not there for statements after it.
+            fails = (
+                self.value(negation(test, self.kind), load.ranks)
+                if touched.once
+                else self.fails(test, load.ranks)
+            )
             nothing = "False" if kind == "bool" else "0"
             self.line(f"np.copyto({out.code}, {nothing}, where={aligned(fails, load.ranks)})")
             self.release(fails)
@@ -202,7 +208,7 @@ class Memory(Expressions):
         elif touched.scattered:
             mask = Held("True", (), "bool")
             if touched.tests:
-                mask = self.mask(touched.tests, source.ranks, fails=False)
+                mask = self.value(joint(touched.tests), source.ranks)
             view, positions, shared, free = self._tables(array, touched, source.ranks)
             test = aligned(mask, shared)
             self.release(mask)
@@ -220,7 +226,7 @@ class Memory(Expressions):
             value = ordered(replace(source, code=code), ranks)
             self.line(f"{name} = {view}")
             if touched.tests:
-                mask = self.mask(touched.tests, source.ranks, fails=False)
+                mask = self.value(joint(touched.tests), source.ranks)
                 test = aligned(mask, source.ranks)
                 if places:
                     test = f"np.broadcast_to({test}, {source.code}.shape)"

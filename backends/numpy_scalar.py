@@ -81,7 +81,7 @@ class Frame:
     """What is known where a statement stands.
 
     `sizes` is the length of each axis, `held` the tiles that exist, `made` what they hold, `head`
-    the lines that open the block, `opened` what these lines define.
+    the lines that open the block, `opened` what these lines define, `masks` where tests fail.
     """
 
     number: int
@@ -91,6 +91,7 @@ class Frame:
     head: list[str]
     opened: set[str]
     depth: int
+    masks: dict[Expr, Held] = field(default_factory=dict)
 
 
 class Scalars:

@@ -32,9 +32,9 @@ def emit(program: Program, widened: frozenset[str]) -> str:
         for number, kernel in enumerate(program.kernels)
     ]
     helpers = sorted({name for _, used in kernels for name in used if name != "uniform"})
-    lines = [f'"""{program.name}, as it runs on NumPy."""', "", "import numpy as np", ""]
+    lines = [f'"""{program.name}, as it runs on NumPy."""', "", "import numpy as np"]
     if helpers:
-        lines.append(f"from attnc.backends.numpy_math import {', '.join(helpers)}")
+        lines += ["", f"from attnc.backends.numpy_math import {', '.join(helpers)}"]
     if any("uniform" in used for _, used in kernels):
         lines.append("from attnc.backends.random import uniform")
     for own in program.reductions:
@@ -93,6 +93,8 @@ class _Kernel(Memory):
         self.block(block, {}, 2)
         names = sorted({*self._touched(block)})
         positions = [self._counter(entry.rank) for entry in self.entries]
+        if len(positions) == 1:
+            positions = [f"({positions[0]},)"]
         views, shapes = self._views()
         ragged = [self.size((rank, 0)) for rank in self.grid]
         seen = [self.names.of("seen", rank) for rank in self.grid]
@@ -109,7 +111,7 @@ class _Kernel(Memory):
             lines += [f"    {line}" for line in views]
         else:
             lines.append(f"    {' = '.join(seen)} = None")
-        lines.append(f"    for ({''.join(f'{name}, ' for name in positions)}) in instances:")
+        lines.append(f"    for {', '.join(positions) or '_'} in instances:")
         for rank, tile in self.grid.items():
             lo, hi = self.names.of("lo", rank), self.names.of("hi", rank)
             lines.append(f"        {hi} = min({lo} + {tile}, {self.extent(rank)})")
