@@ -191,21 +191,21 @@ class Expressions(Scalars):
             out = self.target(both, ranks, kind)
             self.line(f"np.copyto({out.code}, {codes[0]} if {test} else {codes[1]})")
             return replace(out, ranks=ranks, free=True)
-        # Written over the chosen operand if nothing else reads it, else over a copy.
-        out = self.value(chosen, ranks)
+        # One operand is written over the other where it has to be, over a constant never.
+        swapped = not axes_of(chosen, self.frame.sizes)
+        main, rest = (other, chosen) if swapped else (chosen, other)
+        mask = self.fails(negation(condition, self.kind) if swapped else condition, ranks)
+        out = self.value(main, ranks)
         sizes = tuple(self.frame.sizes[rank] for rank in ranks)
-        keeps = (
+        if not (
             out.free and out.slot is not None and out.slot.refs == 1
             and out.ranks == ranks == out.slot.ranks and out.kind == kind and out.sizes == sizes
-        )  # fmt: skip
-        fails = self.fails(condition, ranks)
-        second = self.value(other, ranks)
-        if not keeps:
+        ):  # fmt: skip
             first, out = out, self.acquire(ranks, kind)
             self.line(f"np.copyto({out.code}, {aligned(first, ranks)})")
             self.release(first)
-        mask = aligned(fails, ranks)
-        self.line(f"np.copyto({out.code}, {aligned(second, ranks)}, where={mask})")
+        second = self.value(rest, ranks)
+        self.line(f"np.copyto({out.code}, {aligned(second, ranks)}, where={aligned(mask, ranks)})")
         self.release(second)
         return replace(out, free=True)
 
@@ -213,6 +213,8 @@ class Expressions(Scalars):
         """Where a test fails, as an array that is computed once in a block."""
         if test not in self.frame.masks:
             held = self.value(negation(test, self.kind), ranks)
+            if held.kind != "bool":
+                held = self._cast("bool", held, held.ranks)
             self.frame.masks[test] = replace(held, free=False)
         return self.frame.masks[test]
 

@@ -57,7 +57,7 @@ def compiled(name: str, tiles: tuple[int, int] | None = None) -> Run:
     if tiles is not None:
         text = f"{cascade}\nschedule {cascade.name}:\n    tile p by {tiles[0]}\n"
         text += f"    tile m by {tiles[1]}\n"
-        cascade = next(iter(attnc.parse(text).cascades.values()))
+        cascade = attnc.parse(text)[name]
     kernel = attnc.compile(cascade, backend="numpy")
     arrays = inputs()
     return lambda: kernel(*arrays)

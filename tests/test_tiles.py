@@ -241,6 +241,7 @@ ELEMENTWISE: dict[str, Callable[[float], float]] = {
     "select(x[p] > 0 and not x[p] >= 2, x[p], -x[p]) - x[p]":
         lambda x: 0.0 if 0 < x < 2 else -2 * x,
     "select(p % 2 == 0, 7, x[p])": lambda x: 7.0,
+    "select(x[p], 3, x[p]) + select(not x[p], 4, x[p])": lambda x: 3 + x,
     "clip(x[p], -1, 1) + cast(cast(x[p] * 3, int), float)":
         lambda x: min(max(x, -1), 1) + math.trunc(x * 3),
     "select(|p| > 3, x[p], 0)": lambda x: 0.0,
