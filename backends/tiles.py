@@ -19,7 +19,7 @@ from threadpoolctl import ThreadpoolController
 from attnc.backends.binding import evaluate_extent
 from attnc.backends.numpy_source import emit
 from attnc.ir.algebra import BYTES
-from attnc.ir.cascade import FLOATS, Tensor
+from attnc.ir.cascade import FLOATS, Tensor, base
 from attnc.ir.source import InvalidIR
 from attnc.ir.tile import Kernel, Program
 
@@ -90,7 +90,7 @@ class Executable:
         real = np.dtype(np.float64 if np.dtype(np.float64) in floats else np.float32)
         first = floats[0] if floats else real
         for tensor in (*self.program.outputs, *self.program.buffers):
-            shape = tuple(extents[rank] for rank in tensor.ranks)
+            shape = tuple(extents[base(rank)] for rank in tensor.ranks)
             own = real if tensor in self.program.buffers and tensor.dtype == "float" else first
             memory[tensor.name] = np.zeros(shape, dtype_of(tensor, own))
         functions = self._compiled(memory, real)

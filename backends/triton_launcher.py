@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attnc.backends.triton_expr import DTYPES
 from attnc.backends.triton_host import host
-from attnc.ir.cascade import Tensor
+from attnc.ir.cascade import Tensor, base
 from attnc.ir.tile import Program
 
 
@@ -154,7 +154,7 @@ def _signature_line(program: Program) -> str:
 
 
 def _ranks(tensor: Tensor) -> str:
-    inside = ", ".join(f'"{rank}"' for rank in tensor.ranks)
+    inside = ", ".join(f'"{base(rank)}"' for rank in tensor.ranks)
     return f"({inside},)" if len(tensor.ranks) == 1 else f"({inside})"
 
 

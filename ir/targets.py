@@ -32,7 +32,7 @@ class Target:
         return next((settings for limit, settings in table if width <= limit), table[-1][1])
 
 
-CPU = ((1 << 30, (128, 512, 1, 1)),)
+CPU = ((1 << 30, (256, 512, 1, 1)),)
 TARGETS = {
     "numpy": Target("numpy", False, CPU, CPU),
     "triton": Target(

@@ -146,3 +146,12 @@ cascade biased(Q[p, e], K[m, e], V[m, f], B[p, m]) -> O[p, f]:
     right = interpreter.run(cascade, {"Q": q, "K": k, "V": v, "B": bias}, EXACT)["O"]
     assert np.isfinite(found).all()
     assert np.abs(found - right).max() < 1e-5
+
+
+def test_an_output_may_carry_a_rank_twice():
+    text = """
+cascade gram(X[p, e]) -> G[p, p']:
+    G[p, p'] = X[p, e] * X[p', e]
+"""
+    x = np.random.default_rng(0).standard_normal((150, 16), np.float32)
+    assert np.abs(attnc.compile(attnc.parse(text)["gram"])(x) - x @ x.T).max() < 1e-4
