@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy
 
+from attnc.backends.shapes import DTYPES, Shape, stand_in
 from attnc.backends.triton_launcher import parameter
 from attnc.ir.source import CallError, CompileError
 from attnc.ir.tile import Program
@@ -47,10 +49,13 @@ def cache_directory() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "attnc"
 
 
-def load(source: str, name: str) -> ModuleType:
-    """The module of an emitted text, which is written to the cache first (Triton reads files)."""
+def load(source: str, name: str, torch: ModuleType | None = None) -> ModuleType:
+    """The module of an emitted text, which is written to the cache first (Triton reads files).
+
+    It imports `torch` as PyTorch, if that is given.
+    """
     digest = hashlib.sha256(source.encode()).hexdigest()[:20]
-    module_name = f"attnc_emitted_{name}_{digest}"
+    module_name = f"attnc_{'emitted' if torch is None else 'shapes'}_{name}_{digest}"
     known = sys.modules.get(module_name)
     if known is not None:
         return known
@@ -69,11 +74,29 @@ def load(source: str, name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        with _imported(torch):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[module_name]
         raise
     return module
+
+
+@contextmanager
+def _imported(torch: ModuleType | None) -> Iterator[None]:
+    """`import torch` gives another module meanwhile."""
+    if torch is None:
+        yield
+        return
+    before = sys.modules.get("torch")
+    sys.modules["torch"] = torch
+    try:
+        yield
+    finally:
+        if before is None:
+            del sys.modules["torch"]
+        else:
+            sys.modules["torch"] = before
 
 
 def require() -> tuple[Any, Any]:
@@ -85,6 +108,14 @@ def require() -> tuple[Any, Any]:
             f"the Triton back-end needs PyTorch and Triton ({error.name} is missing): "
             "pip install 'attnc[triton]'"
         ) from error
+
+
+def _triton() -> Any:
+    """Triton, before anything stands in for PyTorch, or an error that says what to install."""
+    try:
+        return importlib.import_module("triton")
+    except ImportError as error:
+        raise CallError("compiling needs Triton: pip install 'attnc[triton]'") from error
 
 
 def interpreted() -> bool:
@@ -240,18 +271,17 @@ def compile_kernels(
     of a real call: `dtype` is the type of inputs declared `float`, `sizes` the extents (the
     widths of heads, as a rule); `target` is a compute capability such as "sm_90".
     """
-    torch, triton = require()
+    triton = _triton()
     if interpreted():
         raise CallError("Triton compiles nothing while TRITON_INTERPRET=1 is set")
-    module = load(source, program.name)
+    module = load(source, program.name, stand_in())
     calls: list[tuple[Any, dict[str, Any], dict[str, Any]]] = []
     originals = {name: value for name, value in vars(module).items() if name.endswith("_kernel")}
     extents: dict[str, int] = dict(sizes or {})
     inputs = [
-        torch.empty(
-            [extents.get(rank, USUAL_EXTENT) for rank in tensor.ranks],
-            dtype=getattr(torch, TORCH_TYPES[dtype if tensor.dtype == "float" else tensor.dtype]),
-            device="meta",
+        Shape(
+            tuple(extents.get(rank, USUAL_EXTENT) for rank in tensor.ranks),
+            DTYPES[TORCH_TYPES[dtype if tensor.dtype == "float" else tensor.dtype]],
         )
         for tensor in program.inputs
     ]
@@ -349,7 +379,7 @@ def compile_ahead(
 
 def tool(name: str) -> str:
     """A program of the CUDA toolkit: the one in Triton's wheel, else one on the path."""
-    _, triton = require()
+    triton = _triton()
     shipped = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     found = str(shipped) if shipped.exists() else shutil.which(name)
     if found is None:

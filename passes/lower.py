@@ -413,6 +413,7 @@ class KernelWriter(Values):
         return common
 
 
-def buffer(cascade: Cascade, name: str, dtype: str) -> Tensor:
-    """A stored tensor as memory between kernels."""
+def buffer(cascade: Cascade, name: str) -> Tensor:
+    """A stored tensor as memory between kernels, of its own type if it has one."""
+    dtype = cascade.definitions(name)[-1].dtype or "float"
     return Tensor(name, cascade.axes(name), len(cascade.batch), dtype)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from attnc.ir.cascade import Cascade, Refusal, Step, rank_of
 from attnc.ir.expr import Extent, Populate, Reduce
 from attnc.ir.print_expr import print_expr
-from attnc.ir.targets import TARGETS, Target
+from attnc.ir.targets import TARGETS
 from attnc.ir.tile import Kernel, Program
 from attnc.ir.walk import accesses, subterms
 from attnc.passes.count_passes import count_passes
@@ -210,7 +210,8 @@ def optimize(cascade: Cascade, observe: Observe | None = None) -> Cascade:
     before, after = passes(cascade), passes(result)
     saved = any(after.get(rank, count) < count for rank, count in before.items())
     chosen = result if saved else cascade
-    left = tuple(rank for rank in before if passes(chosen).get(rank, 1) > 1)
+    final = after if saved else before
+    left = tuple(rank for rank in before if final.get(rank, 1) > 1)
     refusals = tuple(dict.fromkeys((*result.refusals, *kept(normalise(cascade), left))))
     return replace(chosen, derivation=result.derivation if saved else (), refusals=refusals)
 
@@ -254,7 +255,7 @@ def lower(
         name=cascade.name,
         inputs=cascade.inputs,
         outputs=cascade.outputs,
-        buffers=tuple(buffer(cascade, n, "float") for n in decision.stored if n not in outputs),
+        buffers=tuple(buffer(cascade, name) for name in decision.stored if name not in outputs),
         params=cascade.params,
         ranks=tuple(replace(d, extent=extents.of(d.name)) for d in cascade.ranks),
         reductions=cascade.reductions,
@@ -324,6 +325,3 @@ def _stored_reads(cascade: Cascade, root: str, stored: set[str]) -> set[str]:
         for access in accesses(expr)
         if access.tensor in stored and access.tensor != root
     }
-
-
-__all__ = ["STEPS", "Target", "lower", "optimize"]
