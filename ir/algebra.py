@@ -147,7 +147,6 @@ LAWS = (
     Law("max", "*", "/", "positive"),
     Law("min", "*", "/", "positive"),
     Law("logsumexp", "+", "-", ""),
-    Law("prod", "**", "", "natural"),
 )
 
 

@@ -245,8 +245,6 @@ class _Sweeps:
         new: dict[Expr, Expr] = {y: self._run(y, self._next) for y in ys}
         reason: Inseparable | None = None
         for law in laws_of(body.op):
-            if law.product not in ("*", "+"):
-                continue
             split = separate(opened, self.rank, ys, old, new, law)
             if isinstance(split, Inseparable):
                 reason = reason or split
