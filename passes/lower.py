@@ -28,7 +28,7 @@ from attnc.ir.expr import (
 )
 from attnc.ir.source import NOWHERE, CompileError, InvalidIR, Span
 from attnc.ir.tile import Carried, Contract, Fold, Grid, Kernel, Loop, Segment, Store
-from attnc.ir.walk import free_ranks, subterms
+from attnc.ir.walk import accesses, free_ranks, subterms
 from attnc.passes.contraction import Part, factors, product, two_groups
 from attnc.passes.defer import number
 from attnc.passes.domain import union
@@ -391,6 +391,8 @@ class KernelWriter(Values):
         space = Space(rank, sizes, frozenset(self.grid))
         found: dict[Expr, Live] = {}
         for part in scope.asked:
+            if any(access.tensor not in self.memory for access in accesses(part)):
+                continue  # What is computed in the loop cannot bound it.
             names = self.scopes.enter(Scope(rank, frozenset()))
             value, _ = self._value(part)
             inside = self.scopes.leave(names)

@@ -186,8 +186,13 @@ class _Sweeps:
         correction: Expr | None = None
         product = ""
         ys = self._awaited(body.body, sweep)
-        if ys:
-            found = self._correction(einsum, body, ys, sweep)
+        chooser = self._chooser(body, sweep)
+        if ys or chooser is not None:
+            found = (
+                self._correction(einsum, body, ys, sweep)
+                if chooser is None
+                else self._refusal(einsum, chooser, "chooses points by what is not known yet")
+            )
             if isinstance(found, Refusal):
                 self.refusals.append(found)
                 self.sweep[einsum.target] = sweep = sweep + 1
@@ -202,6 +207,13 @@ class _Sweeps:
             if self._pending(access, sweep):
                 found.setdefault(access)
         return tuple(found)
+
+    def _chooser(self, body: Reduce, sweep: int) -> Expr | None:
+        """A predicate that waits in this sweep: which points are reduced, no law can correct."""
+        for part in union(self.domains.holding(body.where), self.domains.of(body.body)):
+            if any(self._waits(access.tensor, sweep) for access in accesses(part)):
+                return part
+        return None
 
     def _pending(self, access: Access, sweep: int) -> bool:
         return not self.facts.varies(access) and self._waits(access.tensor, sweep)
