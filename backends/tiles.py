@@ -68,7 +68,6 @@ class Executable:
         self.program = program
         self.threads = threads or available()
         self.counters = Counters()
-        self._inputs = {tensor.name: tensor for tensor in program.inputs}
         usual = frozenset(t.name for t in self._tensors() if t.dtype == "int")
         self.source = emit(program, usual)
         self._modules: dict[frozenset[str], list[KernelFunction]] = {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from attnc.ir.expr import Const, Expr, Extent, Map
 from attnc.ir.source import CompileError
 
-ATOM, UNARY, TIMES, PLUS, AND, OR, COMPARE, LAMBDA = 9, 7, 6, 5, 4, 3, 2, 0
+ATOM, UNARY, TIMES, PLUS, AND, OR, COMPARE = 9, 7, 6, 5, 4, 3, 2
 
 INFIX = {
     "+": ("+", PLUS), "-": ("-", PLUS), "*": ("*", TIMES), "/": ("/", TIMES),

@@ -130,23 +130,22 @@ POPULATES = ("argtop", "argbottom", "rankof", "argmax", "argmin")
 class Law:
     """`product` distributes over `reduction`: ⊕_k (x_k ⊗ h) = (⊕_k x_k) ⊗ h.
 
-    `inverse` undoes the product; `condition` is what h must satisfy ("" or "positive").
+    `condition` is what h must satisfy ("" or "positive").
     Sources: FuseMax (MICRO 2024) for sums and maxima, RedFuser (2026) for the general pair.
     """
 
     reduction: str
     product: str
-    inverse: str
     condition: str
 
 
 LAWS = (
-    Law("sum", "*", "/", ""),
-    Law("max", "+", "-", ""),
-    Law("min", "+", "-", ""),
-    Law("max", "*", "/", "positive"),
-    Law("min", "*", "/", "positive"),
-    Law("logsumexp", "+", "-", ""),
+    Law("sum", "*", ""),
+    Law("max", "+", ""),
+    Law("min", "+", ""),
+    Law("max", "*", "positive"),
+    Law("min", "*", "positive"),
+    Law("logsumexp", "+", ""),
 )
 
 

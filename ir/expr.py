@@ -123,7 +123,6 @@ class Tile:
 
 Expr = Const | Index | Extent | Param | Access | Map | Cast | Reduce | Populate | Tile
 
-INFINITY = Const(float("inf"))
 MINUS_INFINITY = Const(float("-inf"))
 TRUE = Const(True)
 ONE = Const(1)

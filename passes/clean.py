@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from attnc.ir.cascade import Cascade, Einsum
@@ -34,12 +35,16 @@ def rename(cascade: Cascade, names: dict[str, str]) -> Cascade:
             return replace(expr, tensor=names[expr.tensor])
         return None
 
-    def renamed(einsum: Einsum) -> Einsum:
-        return replace(
-            einsum,
-            target=names.get(einsum.target, einsum.target),
-            body=rewrite(einsum.body, rule),
-            where=None if einsum.where is None else rewrite(einsum.where, rule),
-        )
+    return replace(
+        cascade,
+        einsums=tuple(
+            replace(rewritten(einsum, rule), target=names.get(einsum.target, einsum.target))
+            for einsum in cascade.einsums
+        ),
+    )
 
-    return replace(cascade, einsums=tuple(renamed(einsum) for einsum in cascade.einsums))
+
+def rewritten(einsum: Einsum, rule: Callable[[Expr], Expr | None]) -> Einsum:
+    """An Einsum with a rule applied at every node of its body and its predicate."""
+    where = None if einsum.where is None else rewrite(einsum.where, rule)
+    return replace(einsum, body=rewrite(einsum.body, rule), where=where)

@@ -43,7 +43,7 @@ from attnc.ir.expr import (
 from attnc.ir.print_cascade import prefixes_of
 from attnc.ir.print_expr import print_expr
 from attnc.ir.walk import accesses, children, free_ranks, rebuild, rewrite, substitute
-from attnc.passes.clean import remove_dead, rename
+from attnc.passes.clean import remove_dead, rename, rewritten
 from attnc.passes.defer import number
 from attnc.passes.domain import Domains, counting, union
 from attnc.passes.fiber import Fiber, Names, empty_values, fiber, plain
@@ -166,15 +166,7 @@ class _Sweeps:
             own[axis] = substitute(self.position, names)
             return Access(whole[term.tensor], tuple(own), term.span)
 
-        einsums = tuple(
-            replace(
-                einsum,
-                body=rewrite(einsum.body, rule),
-                where=None if einsum.where is None else rewrite(einsum.where, rule),
-            )
-            for einsum in cascade.einsums
-            if einsum.target not in whole
-        )
+        einsums = tuple(rewritten(e, rule) for e in cascade.einsums if e.target not in whole)
         return replace(cascade, einsums=einsums)
 
     # -- one reduction

@@ -44,7 +44,6 @@ class Products:
     def __init__(self, fiber: Fiber, ranks: tuple[str, ...]) -> None:
         self.fiber = fiber
         self.ranks = frozenset(ranks)
-        self.blocked: list[tuple[Expr, str]] = []
 
     def terms(self, expr: Expr) -> tuple[Term, ...]:
         """The terms whose sum an expression is."""
@@ -130,7 +129,6 @@ class Products:
             return atom
         for term in terms:
             if not any(self._varies(f.expr) for f in term.factors):
-                self.blocked.append((whole, "its parts summed apart would cancel"))
                 return atom
         return terms
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from attnc.ir.cascade import Cascade, Einsum, Left
 from attnc.ir.expr import Access, Const, Expr, Extent, Index, Map, Param, Reduce, both
 from attnc.ir.walk import free_ranks, rewrite, substitute, subterms
-from attnc.passes.clean import remove_dead
+from attnc.passes.clean import remove_dead, rewritten
 from attnc.passes.domain import Domains, conjunction
 from attnc.passes.fiber import Names
 
@@ -64,12 +64,12 @@ def recompute_parts(cascade: Cascade, whole: frozenset[str]) -> Cascade:
         return Access(name, tuple(Index(rank) for rank in ranks), term.span)
 
     for einsum in cascade.einsums:
-        body = rewrite(einsum.body, rule)
-        where = None if einsum.where is None else rewrite(einsum.where, rule)
-        if isinstance(body, Reduce) and body is not einsum.body:
+        changed = rewritten(einsum, rule)
+        if isinstance(changed.body, Reduce) and changed.body is not einsum.body:
             # A reduction is empty where a position that it does not run over lies outside.
-            where = both(where, conjunction(domains.of(einsum.body)))
-        einsums.append(replace(einsum, body=body, where=where))
+            outside = conjunction(domains.of(einsum.body))
+            changed = replace(changed, where=both(changed.where, outside))
+        einsums.append(changed)
     if not done:
         return cascade
     return remove_dead(replace(cascade, einsums=tuple(einsums)))
