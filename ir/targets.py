@@ -42,7 +42,7 @@ class Target:
 
 CPU = ((1 << 30, (256, 512, 1, 1)),)
 TARGETS = {
-    "numpy": Target("numpy", False, CPU, CPU, 1 << 20, masked=(128, 512, 1, 1)),
+    "numpy": Target("numpy", False, CPU, CPU, 1 << 20, masked=(256, 1024, 1, 1)),
     "triton": Target(
         "triton",
         True,
