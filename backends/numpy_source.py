@@ -29,6 +29,7 @@ from attnc.ir.tile import (
     Load,
     Loop,
     Program,
+    Scan,
     Statement,
     Store,
 )
@@ -245,6 +246,8 @@ class _Kernel(Memory):
                 self.contract(statement)
             case Fold():
                 self.fold(statement)
+            case Scan():
+                self.scan(statement)
             case Store():
                 self.store(statement)
             case Loop():
@@ -362,6 +365,23 @@ class _Kernel(Memory):
             self.release(out)
             out = turned
         self.bind(fold.name, out)
+
+    def scan(self, scan: Scan) -> None:
+        source = self.read(scan.source)
+        kind = self.frame.made[scan.name].kind
+        natural = tuple(scan.along if rank == scan.over else rank for rank in source.ranks)
+        axis = source.ranks.index(scan.over)
+        out = self.acquire(natural, kind)
+        back = f"[{':, ' * axis}::-1]" if scan.reverse else ""
+        ufunc = MONOIDS[scan.op].numpy
+        self.line(f"{ufunc}.accumulate({source.code}{back}, axis={axis}, out={out.code}{back})")
+        self.release(source)
+        if natural != scan.ranks:
+            turned = self.acquire(scan.ranks, kind)
+            self.line(f"np.copyto({turned.code}, {ordered(out, scan.ranks)})")
+            self.release(out)
+            out = turned
+        self.bind(scan.name, out)
 
     def _identity(self, op: str, kind: str) -> str:
         value = MONOIDS[op].identity

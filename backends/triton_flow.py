@@ -20,6 +20,7 @@ from attnc.ir.tile import (
     Fold,
     Load,
     Loop,
+    Scan,
     Segment,
     Statement,
     Store,
@@ -88,7 +89,7 @@ def reads(action: Action) -> Iterator[str]:
             yield from (left.name, right.name)
         case Accumulate(_, _, start, contract):
             yield from (*tiles_in(start), contract.left.name, contract.right.name)
-        case Fold(_, _, _, source):
+        case Fold(_, _, _, source) | Scan(_, _, _, source):
             yield source.name
         case Store(_, subscripts, source, where):
             yield from (source.name, *tiles_in(*subscripts, where))
@@ -200,6 +201,8 @@ def _assume(statement: Statement, scope: Scope, tensors: Mapping[str, Tensor]) -
                 kind = "bool"
         case Fold(name, ranks, op, source):
             kind = "bool" if op in ("any", "all") else scope.values[source.name].kind
+        case Scan(name, ranks, _, source):
+            kind = scope.values[source.name].kind
         case Contract(name, ranks):
             kind = "real"
         case Store():

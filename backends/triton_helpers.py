@@ -34,6 +34,14 @@ def floor_remainder_real(x, y):
 def times(x, y):
     return x * y
 """,
+    "larger": """
+def larger(x, y):
+    return tl.maximum(x, y)
+""",
+    "smaller": """
+def smaller(x, y):
+    return tl.minimum(x, y)
+""",
     "either": """
 def either(x, y):
     return x | y

@@ -52,6 +52,7 @@ from attnc.ir.tile import (
     Listed,
     Load,
     Loop,
+    Scan,
     Segment,
     Statement,
     Store,
@@ -72,6 +73,13 @@ FOLDS = {
     "prod": "tl.reduce({0}, {1}, times)", "logsumexp": "tl.reduce({0}, {1}, logaddexp)",
     "any": "tl.reduce({0}, {1}, either)", "all": "tl.reduce({0}, {1}, each)",
 }  # fmt: skip
+SCANS = {
+    "sum": "tl.cumsum({0}, {1}, reverse={2})",
+    "prod": "tl.cumprod({0}, {1}, reverse={2})",
+    "max": "tl.associative_scan({0}, {1}, larger, reverse={2})",
+    "min": "tl.associative_scan({0}, {1}, smaller, reverse={2})",
+}
+SCAN_HELPERS = {"max": "larger", "min": "smaller"}
 FOLD_HELPERS = {"prod": "times", "logsumexp": "logaddexp", "any": "either", "all": "each"}
 
 
@@ -163,7 +171,7 @@ class Writer:
                     elsewhere.update(subterms(where))
                 case Compute(body=expr):
                     elsewhere.update(subterms(expr))
-                case Contract() | Fold() | Loop():
+                case Contract() | Fold() | Scan() | Loop():
                     pass
         for statement in body:
             if not isinstance(statement, Load | Store):
@@ -210,7 +218,7 @@ class Writer:
 
     def block(self, statements: tuple[Action, ...]) -> None:
         for statement in statements:
-            if isinstance(statement, Load | Compute | Contract | Fold):
+            if isinstance(statement, Load | Compute | Contract | Fold | Scan):
                 self.fits(statement)
             match statement:
                 case Load():
@@ -223,12 +231,14 @@ class Writer:
                     self.contract(contract, name, ranks, start)
                 case Fold():
                     self.fold(statement)
+                case Scan():
+                    self.scan(statement)
                 case Store():
                     self.store(statement)
                 case Loop():
                     self.loop(statement)
 
-    def fits(self, statement: Load | Compute | Contract | Fold) -> None:
+    def fits(self, statement: Load | Compute | Contract | Fold | Scan) -> None:
         """Refuse a tile that Triton would refuse at the first call, where that is known now."""
         widths = [self.widths[rank].block for rank in statement.ranks]
         least = prod(int(width) if width.isdigit() else 1 for width in widths)
@@ -340,6 +350,21 @@ class Writer:
             text = transposed(text, fold.ranks)
         name = self.bind(fold.name, fold.ranks, text.kind)
         self.line(f"{name} = {text.code}")
+
+    def scan(self, scan: Scan) -> None:
+        if scan.op in SCAN_HELPERS:
+            self.scope.helper(SCAN_HELPERS[scan.op])
+        text = operand(self.tile(scan.source))
+        guards = self.guards((scan.over,)) if scan.reverse else []
+        if guards:
+            inside = spread(conjunction(guards, text.ranks), text.ranks)
+            neutral = self.text(Const(MONOIDS[scan.op].identity), ()).code
+            text = replace(text, code=f"tl.where({inside}, {text.code}, {neutral})", power=ATOM)
+        axis = text.ranks.index(scan.over)
+        ranks = tuple(scan.along if rank == scan.over else rank for rank in text.ranks)
+        code = SCANS[scan.op].format(text.code, axis, scan.reverse)
+        text = transposed(Text(code, ATOM, ranks, text.kind), scan.ranks)
+        self.line(f"{self.bind(scan.name, scan.ranks, text.kind)} = {text.code}")
 
     def store(self, store: Store) -> None:
         source = self.tile(store.source)

@@ -9,8 +9,12 @@ from itertools import groupby
 from attnc.ir.cascade import Cascade, Einsum, Refusal, Step
 from attnc.ir.printer import print_einsum
 from attnc.ir.source import Span, excerpt
-from attnc.passes.pipeline import optimize
+from attnc.passes.normalise import normalise
+from attnc.passes.pipeline import is_part, optimize
+from attnc.passes.recurrences.chunk import chunk
+from attnc.passes.recurrences.recurrence import NoRecurrence
 from attnc.passes.report import Report, analyze
+from attnc.passes.tiling import CannotTile
 
 WIDTH = 100
 
@@ -43,12 +47,35 @@ def _story(cascade: Cascade, fused: Cascade, before: Report, after: Report) -> I
         yield "Other rewrites"
         yield ""
         yield from _steps(elsewhere)
+    yield from _recurrences(fused)
     if fused == cascade:
         yield "Nothing was rewritten."
     else:
         yield "The cascade that is compiled"
         yield ""
         yield str(fused)
+
+
+def _recurrences(cascade: Cascade) -> Iterator[str]:
+    """Which states go from chunk to chunk, and which go step by step, and why."""
+    plain = normalise(cascade)
+    for rank in dict.fromkeys(rank for _, rank in cascade.iterative().values()):
+        if is_part(plain, rank):
+            continue
+        yield f"Steps along {rank}"
+        yield ""
+        try:
+            for step, told in chunk(plain, rank, (2, 2), ()).told:
+                text = f"{step.target} is linear in its state and runs in chunks: {told}"
+                yield from _sentence("", text)
+                yield from _shown(step.span, "")
+        except NoRecurrence as error:
+            yield from _sentence("", f"One at a time: {error.einsum.target} {error.reason}")
+            yield from _shown(error.einsum.span, "")
+        except CannotTile as error:
+            yield from _sentence("", f"One at a time: {error.einsum.target} {error.reason}")
+            yield from _shown(error.einsum.span, "")
+        yield ""
 
 
 def _waits(cascade: Cascade, rank: str, report: Report) -> Iterator[str]:

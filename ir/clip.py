@@ -25,6 +25,7 @@ from attnc.ir.tile import (
     Kernel,
     Load,
     Loop,
+    Scan,
     Segment,
     Statement,
     Store,
@@ -115,6 +116,8 @@ def _renamed(body: tuple[Statement, ...], ranks: dict[str, tuple[str, ...]]) -> 
             for segment in statement.segments:
                 found |= _renamed(segment.body, ranks)
             continue
+        if isinstance(statement, Scan):
+            found |= {statement.over, statement.along}
         for tile in reads(statement):
             found |= _difference(tile, ranks)
         if not isinstance(statement, Store):
@@ -166,7 +169,7 @@ def _leaving(rank: str, body: tuple[Statement, ...], definitions: Definitions) -
                 for segment in segments:
                     own = {s.name: s for s in segment.body if isinstance(s, Load | Compute)}
                     yield from _leaving(rank, segment.body, {**definitions, **own})
-            case Load() | Compute():
+            case Load() | Compute() | Scan():
                 pass
 
 
@@ -236,7 +239,7 @@ def _assuming(statement: Statement, known: set[Expr]) -> Statement:
             return replace(statement, where=_reduced(statement.where, known))
         case Compute():
             return replace(statement, body=rewrite(statement.body, lambda t: _true(t, known)))
-        case Contract() | Fold():
+        case Contract() | Fold() | Scan():
             return statement
         case Loop():
             segments = tuple(

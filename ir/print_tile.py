@@ -30,6 +30,7 @@ from attnc.ir.tile import (
     Load,
     Loop,
     Program,
+    Scan,
     Statement,
     Store,
 )
@@ -90,6 +91,10 @@ def print_head(node: Statement | Kernel) -> str:
         case Fold(name, ranks, op, source, over):
             folded = f"{op} {print_expr(source)} over {', '.join(over)}"
             return f"fold {_tile(name, ranks)} = {folded}"
+        case Scan(name, ranks, op, source, over, along, reverse):
+            way = " reverse" if reverse else ""
+            scanned = f"{op} {print_expr(source)} over {over} along {along}{way}"
+            return f"scan {_tile(name, ranks)} = {scanned}"
         case Store(tensor, subscripts, source, where):
             return f"store {_access(tensor, subscripts)} = {print_expr(source)}{_where(where)}"
         case Loop(rank):

@@ -24,6 +24,7 @@ from attnc.ir.tile import (
     Load,
     Loop,
     Program,
+    Scan,
     Segment,
     Statement,
     Store,
@@ -197,6 +198,14 @@ class _Block:
                 op, source = line.name(), line.tile()
                 line.word("over")
                 statement = Fold(made.name, made.ranks, op, source, line.many(line.name, ""))
+            case "scan":
+                op, source = line.name(), line.tile()
+                line.word("over")
+                over = line.name()
+                line.word("along")
+                along = line.name()
+                reverse = line.have("reverse")
+                statement = Scan(made.name, made.ranks, op, source, over, along, reverse)
             case _:
                 raise line.error(f"a kernel has no {word}")
         line.end()

@@ -21,7 +21,8 @@ class Target:
     the machine has exp2 alone in hardware. No tile should hold more than `elements`: registers of
     a multiprocessor, or a few megabytes of cache. `processors` run instances of a grid side by
     side (132 multiprocessors of an H100); 0 where a grid with few instances costs nothing.
-    `masked` are other tiles where a mask leaves points out.
+    A recurrence takes `chunk` steps at once: the second number where its gate varies along a rank
+    of the state. `masked` are other tiles where a mask leaves points out.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Target:
     wide: tuple[tuple[int, Settings], ...]
     elements: int
     processors: int = 0
+    chunk: tuple[int, int] = (64, 16)
     masked: Settings | None = None
 
     def settings(self, width: int, dtype: str, masked: bool) -> Settings:

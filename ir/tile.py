@@ -8,6 +8,7 @@
               | Compute(name, ranks, body)                         elementwise, by rank name
               | Contract(name, ranks, left, right, over)           matrix product of two tiles
               | Fold(name, ranks, op, source, over)                reduction along axes
+              | Scan(name, ranks, op, source, over, along, reverse)  every prefix reduced
               | Store(tensor, subscripts, source, where)           tile -> memory
               | Loop(rank, carried, segments)                      a streamed rank
     carried   = Carried(name, ranks, init)
@@ -108,6 +109,24 @@ class Fold:
 
 
 @dataclass(frozen=True, slots=True)
+class Scan:
+    """The prefixes of a tile along an axis, each reduced by a monoid.
+
+    Position i of `along`, which stands for `over` and is as long, holds the reduction of the
+    positions up to i; with `reverse` of those from i on.
+    """
+
+    name: str
+    ranks: tuple[str, ...]
+    op: str
+    source: Tile
+    over: str
+    along: str
+    reverse: bool
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
     """A tile to memory, at the points where the predicate holds and that lie inside."""
 
@@ -171,7 +190,7 @@ class Loop:
     segments: tuple[Segment, ...]
 
 
-Statement = Load | Compute | Contract | Fold | Store | Loop
+Statement = Load | Compute | Contract | Fold | Scan | Store | Loop
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,18 @@ from attnc.ir.algebra import MONOIDS
 from attnc.ir.cascade import Tensor
 from attnc.ir.clip import Clip, clipped, edges_of
 from attnc.ir.expr import Expr, Index, Map, Tile
-from attnc.ir.tile import Compute, Contract, Fold, Kernel, Load, Loop, Program, Statement, Store
+from attnc.ir.tile import (
+    Compute,
+    Contract,
+    Fold,
+    Kernel,
+    Load,
+    Loop,
+    Program,
+    Scan,
+    Statement,
+    Store,
+)
 from attnc.ir.tile_facts import Made, made_by, names_read, operations
 from attnc.ir.walk import children, subterms
 
@@ -163,6 +174,8 @@ class _Planner:
                     )
                 )
                 found[product(source.ranks)] += each
+            case Scan(_, _, op, source):
+                found[product(source.ranks)] += int(bool(MONOIDS[op].counts))
             case Loop(_, carried):
                 for state in carried:
                     _arithmetic(state.init, sizes, found)
@@ -187,7 +200,7 @@ def last_uses(
     for place, statement in enumerate(statements):
         last.update((name, place) for name in names_read(statement) if name in last)
         match statement:
-            case Load(name) | Compute(name) | Contract(name) | Fold(name):
+            case Load(name) | Compute(name) | Contract(name) | Fold(name) | Scan(name):
                 last[name] = place
             case Loop(_, carried):
                 last.update((state.name, place) for state in carried)

@@ -21,7 +21,16 @@ from attnc.ir.expr import (
     Tile,
 )
 from attnc.ir.source import InvalidIR
-from attnc.ir.tile import Compute, Contract, Fold, Load, Loop, Statement, Store
+from attnc.ir.tile import (
+    Compute,
+    Contract,
+    Fold,
+    Load,
+    Loop,
+    Scan,
+    Statement,
+    Store,
+)
 from attnc.ir.walk import subterms
 
 KINDS = ("bool", "int", "real")
@@ -54,7 +63,7 @@ def reads(statement: Statement) -> Iterator[Tile]:
             yield from tiles(body)
         case Contract(_, _, left, right):
             yield from (left, right)
-        case Fold(_, _, _, source):
+        case Fold(_, _, _, source) | Scan(_, _, _, source):
             yield source
         case Store(_, subscripts, source, where):
             yield from (source, *tiles(*subscripts, where))
@@ -103,7 +112,7 @@ def carries(loop: Loop) -> Iterator[str]:
 def defines(statement: Statement) -> tuple[str, ...]:
     """The tiles that a statement defines for those behind it."""
     match statement:
-        case Load(name) | Compute(name) | Contract(name) | Fold(name):
+        case Load(name) | Compute(name) | Contract(name) | Fold(name) | Scan(name):
             return (name,)
         case Loop(_, carried, _):
             return tuple(state.name for state in carried)
@@ -174,7 +183,7 @@ def made_by(
             return {name: Made(ranks, kind_of(body, made))}
         case Contract(name, ranks):
             return {name: Made(ranks, "real")}
-        case Fold(name, ranks, op, source):
+        case Fold(name, ranks, op, source) | Scan(name, ranks, op, source):
             return {name: Made(ranks, kind_of_fold(op, made[source.name].kind))}
         case Store():
             return {}

@@ -30,6 +30,7 @@ from attnc.ir.tile import (
     Load,
     Loop,
     Program,
+    Scan,
     Segment,
     Statement,
     Store,
@@ -164,7 +165,7 @@ def _stored(statements: tuple[Statement, ...]) -> Iterator[str]:
             case Loop(_, _, segments):
                 for segment in segments:
                     yield from _stored(segment.body)
-            case Load() | Compute() | Contract() | Fold():
+            case Load() | Compute() | Contract() | Fold() | Scan():
                 pass
 
 
@@ -200,7 +201,7 @@ def _statements(statements: tuple[Statement, ...], scope: _Scope) -> _Scope:
     return scope
 
 
-def _statement(statement: Load | Compute | Contract | Fold | Store, scope: _Scope) -> _Scope:
+def _statement(statement: Load | Compute | Contract | Fold | Scan | Store, scope: _Scope) -> _Scope:
     match statement:
         case Load(name, ranks, tensor, subscripts, where):
             if tensor not in scope.readable:
@@ -224,6 +225,13 @@ def _statement(statement: Load | Compute | Contract | Fold | Store, scope: _Scop
             own = scope.tile(source.name, source.ranks)
             if not over or not set(over) <= own or set(ranks) != own - set(over):
                 raise InvalidIR(f"a fold over {', '.join(over)} does not leave these ranks")
+            return scope.having(name, ranks)
+        case Scan(name, ranks, op, source, over, along):
+            if op not in MONOIDS:
+                raise InvalidIR(f"no prefixes of {op}")
+            own = scope.tile(source.name, source.ranks)
+            if over not in own or along in own or set(ranks) != (own - {over}) | {along}:
+                raise InvalidIR(f"a scan over {over} along {along} does not leave these ranks")
             return scope.having(name, ranks)
         case Store(tensor, subscripts, source, where):
             own = scope.tile(source.name, source.ranks)

@@ -165,6 +165,9 @@ def natural(expr: Expr, params: dict[str, int | float | bool | None]) -> bool:
 
 
 def _either(condition: Expr, first: Predicates, second: Predicates) -> Predicates:
+    """Where a choice exists: what is chosen does, and what the condition says is known there."""
+    given = conjuncts(condition)
+    first = tuple(part for part in first if part not in given)
     if first == second:
         return first
     left, right = conjunction(first), conjunction(second)

@@ -12,7 +12,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 
-from attnc.ir.tile import Compute, Contract, Fold, Kernel, Load, Loop, Program, Statement, Store
+from attnc.ir.tile import (
+    Compute,
+    Contract,
+    Fold,
+    Kernel,
+    Load,
+    Loop,
+    Program,
+    Scan,
+    Statement,
+    Store,
+)
 from attnc.passes.mapping import FEW, Mapping
 
 WIDTH = 64
@@ -50,7 +61,13 @@ def _sizes(kernel: Kernel, plan: Mapping) -> dict[str, int]:
 def _tiles(body: tuple[Statement, ...]) -> Iterator[tuple[str, ...]]:
     for statement in body:
         match statement:
-            case Load(_, ranks) | Compute(_, ranks) | Contract(_, ranks) | Fold(_, ranks):
+            case (
+                Load(_, ranks)
+                | Compute(_, ranks)
+                | Contract(_, ranks)
+                | Fold(_, ranks)
+                | Scan(_, ranks)
+            ):
                 yield ranks
             case Loop(_, carried, segments):
                 yield from (state.ranks for state in carried)

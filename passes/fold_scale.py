@@ -22,6 +22,7 @@ from attnc.ir.tile import (
     Load,
     Loop,
     Program,
+    Scan,
     Segment,
     Statement,
     Store,
@@ -78,7 +79,7 @@ class _Folder:
                     out.extend(self._fold(statement, Tile(raw, source.ranks), scale))
                 case Loop():
                     out.append(replace(statement, segments=self._segments(statement.segments)))
-                case Load() | Contract() | Fold() | Store():
+                case Load() | Contract() | Fold() | Scan() | Store():
                     out.append(statement)
         for name in own:
             del self.scaled[name]  # The next body makes another of this name.
@@ -255,7 +256,7 @@ def _without(statements: tuple[Statement, ...], used: set[str]) -> tuple[Stateme
                 out.append(replace(statement, segments=segments))
             case Store():
                 out.append(statement)
-            case Load(name) | Compute(name) | Contract(name) | Fold(name):
+            case Load(name) | Compute(name) | Contract(name) | Fold(name) | Scan(name):
                 if name in used:
                     out.append(statement)
     return tuple(out)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 
 from attnc.ir.algebra import MONOIDS
-from attnc.ir.cascade import Cascade, Einsum, Tensor
+from attnc.ir.cascade import Cascade, Einsum, Tensor, base
 from attnc.ir.expr import (
     ZERO,
     Access,
@@ -28,16 +28,27 @@ from attnc.ir.expr import (
     both,
 )
 from attnc.ir.source import NOWHERE, CompileError, InvalidIR, Span
-from attnc.ir.tile import Contract, Fold, Grid, Kernel, Store
+from attnc.ir.tile import (
+    Contract,
+    Fold,
+    Grid,
+    Kernel,
+    Scan,
+    Store,
+)
 from attnc.ir.walk import free_ranks, subterms
 from attnc.passes.contraction import Part, factors, product, two_groups
 from attnc.passes.defer import number
 from attnc.passes.domain import union
 from attnc.passes.extents import Extents
 from attnc.passes.loops import Loops, Share
+from attnc.passes.placed import Place
 from attnc.passes.probe import probe
 from attnc.passes.scopes import Value
 from attnc.passes.stages import Stages
+
+SCANNED = ("sum", "prod", "max", "min")
+"""Reductions whose prefixes a back-end forms at once."""
 
 
 class KernelWriter(Loops):
@@ -57,7 +68,7 @@ class KernelWriter(Loops):
         memory: dict[str, tuple[str, ...]],
         tiles: dict[str, int],
         extents: Extents,
-        placed: dict[str, tuple[Expr, ...]],
+        placed: dict[str, Place],
         shares: dict[str, Share],
         scale_operands: bool,
     ) -> None:
@@ -97,19 +108,19 @@ class KernelWriter(Loops):
         if mask is not None:
             value, depth = Map("select", (mask, value, ZERO)), max(depth, inner)
         tile = self.scopes.named(f"{root}_out", own.ranks, value, depth, einsum.span)
-        places = self.placed.get(root, tuple(Index(rank) for rank in einsum.ranks))
-        subscripts = tuple(self._value(place)[0] for place in places)
-        inside = self._inside(root, places)
-        self.scopes.emit(Store(root, subscripts, tile, inside, einsum.span), self.scopes.depth)
+        own_place = Place(root, einsum.ranks, tuple(Index(rank) for rank in einsum.ranks))
+        place = self.placed.get(root, own_place)
+        subscripts = tuple(self._value(subscript)[0] for subscript in place.subscripts)
+        store = Store(place.tensor, subscripts, tile, self._inside(place), einsum.span)
+        self.scopes.emit(store, self.scopes.depth)
         self.scopes.keep((root, "stored"), tile, 0)
 
-    def _inside(self, root: str, places: tuple[Expr, ...]) -> Expr | None:
+    def _inside(self, place: Place) -> Expr | None:
         """Where a root has elements, if its ranks were put together from parts."""
         inside: Expr | None = None
-        tensor = next((t for t in self.cascade.outputs if t.name == root), None)
-        for place, rank in zip(places, tensor.ranks if tensor else ()):
-            if not isinstance(place, Index):
-                bound = Map("<", (self._value(place)[0], self.extents.of(rank)))
+        for subscript, rank in zip(place.subscripts, place.ranks):
+            if not isinstance(subscript, Index):
+                bound = Map("<", (self._value(subscript)[0], self.extents.of(rank)))
                 inside = both(inside, bound)
         return inside
 
@@ -153,7 +164,10 @@ class KernelWriter(Loops):
         )
         for scope in self.scopes.open[1:]:
             scope.reduced.append((einsum.target, frozenset(predicates)))
-        if body.op == "sum" and len(ranks) == 1:
+        prefix = self._prefix(body, ranks, predicates)
+        if prefix is not None:
+            predicates = tuple(part for part in predicates if part != prefix)
+        elif body.op == "sum" and len(ranks) == 1:
             contracted = self._contraction(einsum, body, ranks[0], predicates)
             if contracted is not None:
                 return contracted
@@ -168,10 +182,49 @@ class KernelWriter(Loops):
             own = self.axes_of(value)
             return self.scopes.named(einsum.target, own, value, depth, einsum.span), depth
         source, depth = self._operand(einsum, value, depth, ranks)
+        if prefix is not None:
+            return self._scan(einsum, body, source, depth, prefix)
         name = self.scopes.fresh(einsum.target, depth)
         result = tuple(rank for rank in source.ranks if rank not in ranks)
         self.scopes.emit(Fold(name, result, body.op, source, ranks, einsum.span), depth)
         return Tile(name, result), depth
+
+    def _prefix(
+        self, body: Reduce, ranks: tuple[str, ...], predicates: tuple[Expr, ...]
+    ) -> Expr | None:
+        """The predicate that makes a reduction one of every prefix of an axis, or suffix."""
+        if len(ranks) != 1 or body.op not in SCANNED:
+            return None
+        (over,) = ranks
+        for part in predicates:
+            match part:
+                case Map("<=", (Index(first), Index(second))) if over in (first, second):
+                    along = second if first == over else first
+                    others = [p for p in predicates if p != part]
+                    used = any(along in free_ranks(term) for term in (body.body, *others))
+                    if not used and self._alike(over, along):
+                        return part
+                case _:
+                    pass
+        return None
+
+    def _alike(self, over: str, along: str) -> bool:
+        """Whether two variables are whole axes of one rank."""
+        same = self.classes.get(over, base(over)) == self.classes.get(along, base(along))
+        whole = over not in self.grid and along not in self.grid
+        return same and whole and self._is_axis(over) and self._is_axis(along)
+
+    def _scan(self, einsum: Einsum, body: Reduce, source: Tile, depth: int, prefix: Expr) -> Value:
+        """Every prefix at once."""
+        (over,) = body.ranks
+        (along,) = free_ranks(prefix) - {over}
+        reverse = prefix == Map("<=", (Index(along), Index(over)))
+        ranks = tuple(along if rank == over else rank for rank in source.ranks)
+        name = self.scopes.fresh(einsum.target, depth)
+        self.scopes.emit(
+            Scan(name, ranks, body.op, source, over, along, reverse, einsum.span), depth
+        )
+        return Tile(name, ranks), depth
 
     def _identity(self, op: str) -> Expr:
         if op in MONOIDS:
@@ -224,11 +277,11 @@ class KernelWriter(Loops):
         self, einsum: Einsum, value: Expr, depth: int, over: tuple[str, ...]
     ) -> tuple[Tile, int]:
         """What a reduction runs over as a tile with all the reduced ranks, once."""
-        found = self.scopes.find(("operand", value))
+        ranks = tuple(dict.fromkeys((*self.axes_of(value), *over)))
+        found = self.scopes.find(("operand", value, ranks))
         if found is None:
-            ranks = tuple(dict.fromkeys((*self.axes_of(value), *over)))
             tile = self.scopes.named(f"{einsum.target}_in", ranks, value, depth, einsum.span)
-            self.scopes.keep(("operand", value), tile, depth)
+            self.scopes.keep(("operand", value, ranks), tile, depth)
             return tile, depth
         if not isinstance(found[0], Tile):
             raise InvalidIR(f"{self.name}: an operand of {einsum.target} is no tile")

@@ -18,6 +18,7 @@ from attnc.ir.cascade import FLOATS, Cascade, Left, RankDecl
 from attnc.ir.expr import ONE, Access, Const, Expr, Extent, Index, Map, Populate, Reduce
 from attnc.ir.walk import accesses, free_ranks, rewrite, subterms
 from attnc.passes.mapping import FEW, Mapping
+from attnc.passes.placed import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Packed:
 
     cascade: Cascade
     plan: Mapping
-    placed: dict[str, tuple[Expr, ...]]
+    placed: dict[str, Place]
 
 
 def pack(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Packed:
@@ -143,7 +144,11 @@ def _packed(cascade: Cascade, plan: Mapping, rank: str, group: Expr) -> Packed:
         count = plus(divided(plus(extent, Const(-1)), int(group.value)), ONE)
     ranks = (*cascade.ranks, RankDecl(outer, count), RankDecl(inner, group))
     placed = {
-        tensor.name: tuple(position if r == rank else Index(r) for r in tensor.ranks)
+        tensor.name: Place(
+            tensor.name,
+            tensor.ranks,
+            tuple(position if r == rank else Index(r) for r in tensor.ranks),
+        )
         for tensor in cascade.outputs
     }
     plan = replace(plan, long=plan.long | {outer}, tiles={**plan.tiles, outer: 1})

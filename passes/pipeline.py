@@ -31,7 +31,11 @@ from attnc.passes.normalise import normalise
 from attnc.passes.online import Running, online
 from attnc.passes.pack import pack
 from attnc.passes.partition import mixed_radix
+from attnc.passes.placed import Place, placed
 from attnc.passes.recompute import recompute_parts
+from attnc.passes.recurrences.chunk import chunk
+from attnc.passes.recurrences.reassociate import reassociate
+from attnc.passes.recurrences.recurrence import NoRecurrence
 from attnc.passes.split import CannotSplit, Split, split
 from attnc.passes.symbolic import extents
 from attnc.passes.tiling import CannotTile
@@ -210,6 +214,7 @@ STEPS: tuple[tuple[str, Callable[[Cascade], Cascade]], ...] = (
     ("variables", separate_variables),
     ("expand", expand),
     ("defer", defer_factors),
+    ("reassociate", reassociate),
     ("online", run_reductions),
 )
 
@@ -228,6 +233,7 @@ def optimize(cascade: Cascade, observe: Observe | None = None) -> Cascade:
             observe(name, result)
     before, after = passes(cascade), passes(result)
     saved = any(after.get(rank, count) < count for rank, count in before.items())
+    saved |= any(step.law == "reassociation" for step in result.derivation)
     chosen = result if saved else cascade
     final = after if saved else before
     left = tuple(rank for rank in before if final.get(rank, 1) > 1)
@@ -252,7 +258,8 @@ def lower(
     facts = TARGETS[target]
     cascade = replace(cascade, derivation=(), refusals=())
     for _, step in STEPS[:-1]:
-        cascade = step(cascade)
+        known = step is reassociate
+        cascade = reassociate(cascade, sizes) if known else step(cascade)
     cascade = recompute_parts(cascade, heavy(cascade))
     decision = cut(cascade)
     plan = mapping(cascade, facts, decision.long, sizes or {}, dtype)
@@ -271,6 +278,10 @@ def _program(
     """The program of a mapping, and the ranks along the tiles that the compiler made."""
     packed = pack(cascade, plan, decision.stored)
     cascade, plan = packed.cascade, packed.plan
+    before = cascade
+    cascade, story = in_chunks(cascade, plan, decision.stored)
+    if observe is not None and cascade is not before:
+        observe("chunk", cascade)
     streamed = stream(cascade, plan, decision.stored)
     cascade = streamed.cascade
     defined = {einsum.target for einsum in cascade.einsums}
@@ -284,6 +295,7 @@ def _program(
     if observe is not None:
         observe("stream", cascade)
     known = Extents(cascade, plan.params(cascade))
+    places = {**packed.placed, **placed(cascade, (*(t.name for t in cascade.outputs), *stored))}
     memory = {t.name: t.ranks for t in cascade.inputs}
     memory.update((name, cascade.axes(name)) for name in stored)
     shares = {
@@ -292,11 +304,11 @@ def _program(
     }
     kernels: list[Kernel] = []
     listed: list[Blocks] = []
-    for number, (roots, grid) in enumerate(groups(cascade, stored, plan)):
+    for number, (roots, grid) in enumerate(groups(cascade, stored, plan, places)):
         name = cascade.name if number == 0 else f"{cascade.name}_{number}"
         own = {k: v for k, v in memory.items() if k not in roots}
         writer = KernelWriter(
-            cascade, name, roots, own, grid, known, packed.placed, shares, not plan.target.base2
+            cascade, name, roots, own, grid, known, places, shares, not plan.target.base2
         )
         kernel = writer.write()
         listed += writer.blocks.values()
@@ -319,10 +331,58 @@ def _program(
         kernels=tuple(kernels),
         warps=plan.warps,
         stages=plan.stages,
-        history=(*(f"{step.law}: {step.text}" for step in cascade.derivation), *streamed.notes),
+        history=(
+            *(f"{step.law}: {step.text}" for step in cascade.derivation),
+            *story,
+            *streamed.notes,
+        ),
     )
     inner = {Param(name) for name in cascade.tiles}
     return program, frozenset(d.name for d in cascade.ranks if d.extent in inner)
+
+
+def in_chunks(
+    cascade: Cascade, plan: Mapping, stored: tuple[str, ...]
+) -> tuple[Cascade, tuple[str, ...]]:
+    """The cascade with its linear recurrences in chunks, and the story."""
+    notes: list[str] = []
+    for rank in dict.fromkeys(own for _, own in cascade.iterative().values()):
+        sizes = plan.chunk(rank)
+        if is_part(cascade, rank) or sizes[0] < 2:
+            continue
+        wide = _long_states(cascade, rank, plan)
+        if wide:
+            notes.append(f"no chunks: {rank} goes by steps, because its state has the long {wide}")
+            continue
+        try:
+            made = chunk(cascade, rank, sizes, stored)
+        except NoRecurrence as error:
+            notes.append(
+                f"no chunks: {rank} goes by steps, because {error.einsum.target} {error.reason}"
+            )
+        except CannotTile as error:
+            notes.append(
+                f"no chunks: {rank} goes by steps, because {error.einsum.target} {error.reason}"
+            )
+        else:
+            cascade = made.cascade
+            notes.extend(
+                f"chunk: {step.target} goes from chunk to chunk of {made.size}: {told}"
+                for step, told in made.told
+            )
+    return cascade, tuple(notes)
+
+
+def _long_states(cascade: Cascade, rank: str, plan: Mapping) -> str:
+    """The ranks of the states along a rank that do not lie whole within a tile."""
+    ranks = {
+        own
+        for name, (_, stepped) in cascade.iterative().items()
+        if stepped == rank
+        for own in cascade.axes(name)
+        if own != rank and own not in cascade.batch and own in plan.long
+    }
+    return ", ".join(sorted(ranks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,11 +434,13 @@ def stream(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Streamed
 
 
 def groups(
-    cascade: Cascade, stored: tuple[str, ...], plan: Mapping
+    cascade: Cascade, stored: tuple[str, ...], plan: Mapping, places: dict[str, Place]
 ) -> list[tuple[tuple[str, ...], dict[str, int]]]:
     """Outputs and stored tensors by kernel, in an order in which each reads only earlier ones."""
     order = [einsum.target for einsum in cascade.einsums]
-    roots = sorted({*(t.name for t in cascade.outputs), *stored}, key=order.index)
+    parts = {place.tensor: root for root, place in places.items()}
+    wanted = {*(t.name for t in cascade.outputs), *stored}
+    roots = sorted({parts.get(name, name) for name in wanted}, key=order.index)
     found: list[tuple[list[str], dict[str, int]]] = []
     place: dict[str, int] = {}
     for root in roots:
@@ -386,14 +448,17 @@ def groups(
         tiles = plan.rows_alone(cascade, root) if alone else plan.grid(cascade, root)
         needs = {place[name] for name in _stored_reads(cascade, root, set(stored)) if name in place}
         earliest = max(needs, default=-1) + 1
+        number = earliest
         for number in range(earliest, len(found)):
             if found[number][1] == tiles:
                 found[number][0].append(root)
-                place[root] = number
                 break
         else:
-            place[root] = len(found)
+            number = len(found)
             found.append(([root], tiles))
+        place[root] = number
+        if root in places:
+            place[places[root].tensor] = number
     return [(tuple(names), tiles) for names, tiles in found]
 
 

@@ -25,6 +25,7 @@ from attnc.ir.tile import (
     Load,
     Loop,
     Program,
+    Scan,
     Statement,
     Store,
 )
@@ -191,7 +192,7 @@ class _Walk:
                         lo, hi = worth.value(segment.lo, env), worth.value(segment.hi, env)
                         inside = worth.total(lo, hi, rank in self.relevant, one)
                         counts = joined(counts, inside, worth)
-                case Compute() | Contract() | Fold():
+                case Compute() | Contract() | Fold() | Scan():
                     pass
         return counts
 
@@ -292,7 +293,7 @@ class _Walk:
                     for segment, part in zip(segments, block.loops[place]):
                         yield from segment.scalars
                         yield from self._ranges(part)
-                case Compute() | Contract() | Fold():
+                case Compute() | Contract() | Fold() | Scan():
                     pass
 
 

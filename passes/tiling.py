@@ -53,6 +53,7 @@ class Tiling(ABC):
         self.domains = Domains(cascade)
         self.names = Names(cascade)
         self.size = self.names.fresh(f"{rank.upper()}0")
+        self.length: Expr = Param(self.size)
         self.inner, self.outer = self.names.fresh(f"{rank}0"), self.names.fresh(f"{rank}1")
         self.sweep: dict[str, int] = {}
         self.out: list[Einsum] = []
@@ -66,22 +67,23 @@ class Tiling(ABC):
     @property
     def position(self) -> Expr:
         """The position along the rank, from the tile and the place within it."""
-        return Map("+", (Map("*", (Index(self.outer), Param(self.size))), Index(self.inner)))
+        return Map("+", (Map("*", (Index(self.outer), self.length)), Index(self.inner)))
 
     def _cut(self) -> Cascade:
         """The cascade of the Einsums emitted, with the two parts of the rank declared."""
-        count = Map("ceil", (Map("/", (Extent(self.rank), Param(self.size))),))
         return replace(
             self.cascade,
             params=(*self.cascade.params, ParamDecl(self.size, "int", self.tile)),
             tiles=(*self.cascade.tiles, self.size),
-            ranks=(
-                *self.cascade.ranks,
-                RankDecl(self.inner, Param(self.size)),
-                RankDecl(self.outer, count),
-            ),
+            ranks=(*self.cascade.ranks, *self._declared),
             einsums=tuple(self.out),
         )
+
+    @property
+    def _declared(self) -> tuple[RankDecl, RankDecl]:
+        """The two parts of the rank."""
+        count = Map("ceil", (Map("/", (Extent(self.rank), self.length)),))
+        return RankDecl(self.inner, self.length), RankDecl(self.outer, count)
 
     def _shared(self, cascade: Cascade) -> Cascade:
         """Read a tensor that is wanted whole as well at its position, instead of twice made."""

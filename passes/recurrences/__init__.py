@@ -1,0 +1,1 @@
+"""Linear recurrences: what makes one, its gates, its form in chunks."""

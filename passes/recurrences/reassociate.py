@@ -1,0 +1,388 @@
+"""Regroup a product of sums so that no tensor over two long ranks is formed.
+
+    S[p, m] = Q[p, e] * K[m, e]             O_state[e, f] = K[m, e] * V[m, f]
+    O[p, f] = S[p, m] * V[m, f]             O[p, f]       = Q[p, e] * O_state[e, f]
+
+    S[p, m] = a ** (p - m) * Q[p, e] * K[m, e] where m <= p
+    O[p, f] = S[p, m] * V[m, f]
+
+    O_state[0, e, f]   = 0
+    O_state[p+1, e, f] = a * O_state[p, e, f] + K[p, e] * V[p, f]
+    O[p, f]            = Q[p, e] * O_state[p+1, e, f]
+
+Legal because the product distributes over the sum, and sums over two ranks change places. Where the
+points are those up to the query, the inner sum is a prefix sum, and a factor that changes from one
+query to the next by what does not depend on the key is the gate of its recurrence. The order of
+the work falls from |p| |m| to |p| + |m|: worth it wherever what is left of a sum is short.
+Katharopoulos et al. (ICML 2020) for the sums, RetNet (Sun et al., 2023) for the decay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+from attnc.ir.cascade import Cascade, Einsum, Left, Step, base, rank_of
+from attnc.ir.expr import ONE, ZERO, Access, Const, Expr, Extent, Index, Map, Reduce, conjuncts
+from attnc.ir.walk import accesses, free_ranks, substitute
+from attnc.passes.clean import remove_dead
+from attnc.passes.cut import long_ranks
+from attnc.passes.domain import Domains, conjunction
+from attnc.passes.fiber import Names, plain
+from attnc.passes.products import MOST_FACTORS, MOST_TERMS, Factor, product
+from attnc.passes.recurrences.decay import decay_of
+
+
+class _Stays(Exception):
+    """A sum that is left as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """A signed product summed over `ranks`, at the points where `where` holds."""
+
+    negative: bool
+    factors: tuple[Factor, ...]
+    ranks: tuple[str, ...]
+    where: tuple[Expr, ...]
+
+
+def reassociate(cascade: Cascade, sizes: Mapping[str, int] | None = None) -> Cascade:
+    """The cascade with every sum regrouped whose work falls; `sizes` are extents that are known."""
+    long = long_ranks(cascade)
+    names = Names(cascade)
+    opened: set[str] = set()
+    einsums: list[Einsum] = []
+    steps: list[Step] = []
+    for einsum in cascade.einsums:
+        try:
+            own = _Sum(cascade, einsum, long, names, sizes or {})
+            made = own.regrouped()
+        except _Stays:
+            einsums.append(einsum)
+        else:
+            einsums += made
+            opened |= own.opened
+            steps.append(own.step())
+    if not steps:
+        return cascade
+    result = remove_dead(replace(cascade, einsums=tuple(einsums)))
+    if opened & {einsum.target for einsum in result.einsums}:
+        return cascade  # Something else needs the tensor all the same.
+    return replace(result, derivation=(*cascade.derivation, *steps))
+
+
+class _Sum:
+    """One sum over a long rank of an Einsum that carries another."""
+
+    def __init__(
+        self,
+        cascade: Cascade,
+        einsum: Einsum,
+        long: frozenset[str],
+        names: Names,
+        sizes: Mapping[str, int],
+    ) -> None:
+        self.cascade, self.einsum, self.names, self.sizes = cascade, einsum, names, sizes
+        self.definitions = {e.target: e for e in cascade.einsums}
+        self.stepped = cascade.iterative()
+        self.opened: set[str] = set()
+        self.causal = False
+        body = einsum.body
+        if not isinstance(body, Reduce) or einsum.target in self.stepped:
+            raise _Stays
+        if einsum.where is not None or einsum.dtype is not None:
+            raise _Stays
+        self.counts = body.op == "any"
+        self.body = body if body.op == "sum" else self._counted(body)
+        classes = rank_of(cascade)
+        self.inner = frozenset(r for r in body.ranks if classes.get(r, base(r)) in long)
+        self.outer = frozenset(
+            r for r in einsum.ranks if classes.get(r, r) in long and r not in cascade.batch
+        )
+        if not self.inner or not self.outer:
+            raise _Stays
+        self.long = long
+
+    def _counted(self, body: Reduce) -> Reduce:
+        """Whether any point exists, as how many of them do."""
+        match body:
+            case Reduce("any", ranks, Map(">", (Map("present", (term,)), Const(0))), None):
+                where = conjunction(Domains(self.cascade).of(term))
+                self.opened |= {access.tensor for access in accesses(term)} & {
+                    name for name, e in self.definitions.items() if set(e.ranks) & set(ranks)
+                }
+                return Reduce("sum", ranks, ONE, where)
+            case _:
+                raise _Stays
+
+    def regrouped(self) -> list[Einsum]:
+        where = conjuncts(self.body.where)
+        terms = [replace(t, ranks=(*self.body.ranks, *t.ranks), where=(*where, *t.where))
+                 for t in self._terms(self.body.body)]  # fmt: skip
+        out: list[Einsum] = []
+        value: Expr | None = None
+        for term in terms:
+            whole = len(terms) == 1
+            part = self._part(term, out, whole)
+            if self.counts:
+                own = self._named(f"{self.einsum.target}_count", self.einsum.ranks, part, out)
+                out.append(replace(self.einsum, body=Map(">", (own, ZERO))))
+                return out
+            if whole and not term.negative:
+                out.append(replace(self.einsum, body=part))
+                return out
+            if isinstance(part, Reduce):
+                part = self._named(f"{self.einsum.target}_part", self.einsum.ranks, part, out)
+            if value is None:
+                value = Map("neg", (part,)) if term.negative else part
+            else:
+                value = Map("-" if term.negative else "+", (value, part))
+        assert value is not None
+        out.append(replace(self.einsum, body=value))
+        return out
+
+    def step(self) -> Step:
+        ranks = ", ".join(sorted(self.inner))
+        over = " and ".join(f"|{rank}|" for rank in (*sorted(self.outer), *sorted(self.inner)))
+        kind = "prefix sums over" if self.causal else "sums over"
+        law = "a sum of products up to a position is a recurrence" if self.causal else (
+            "the product distributes over the sum, and two sums change places"
+        )  # fmt: skip
+        return Step(
+            law="reassociation",
+            rank=sorted(self.inner)[0],
+            einsums=(self.einsum.target,),
+            before=1,
+            after=1,
+            text=f"{self.einsum.target} needs {kind} {ranks} alone: the product of {over} is gone",
+            proof=law,
+            span=self.einsum.span,
+        )
+
+    # -- opening
+
+    def _terms(self, expr: Expr) -> tuple[_Term, ...]:
+        """An expression as a sum of products, tensors over both kinds of rank written out."""
+        match expr:
+            case Map("*", (left, right)):
+                return self._cross(self._terms(left), self._terms(right))
+            case Map("**" | "pow", (base, Const(int(power)))) if 1 < power <= 4 and self._mixed(
+                base
+            ):
+                result = self._terms(base)
+                for _ in range(power - 1):
+                    result = self._cross(result, self._terms(base))
+                return result
+            case Map("/", (left, right)):
+                below = (Factor(right, True),)
+                return tuple(replace(t, factors=(*t.factors, *below)) for t in self._terms(left))
+            case Map("neg", (body,)):
+                return tuple(replace(t, negative=not t.negative) for t in self._terms(body))
+            case Map("+" | "-" as sign, (left, right)) if self._mixed(expr):
+                second = self._terms(right)
+                if sign == "-":
+                    second = tuple(replace(t, negative=not t.negative) for t in second)
+                return (*self._terms(left), *second)
+            case Access() if self._mixed(expr):
+                return self._open(expr)
+            case Const(1):
+                return (_Term(False, (), (), ()),)
+            case _:
+                return (_Term(False, (Factor(expr),), (), ()),)
+
+    def _mixed(self, expr: Expr) -> bool:
+        own = free_ranks(expr)
+        return bool(own & self.inner) and bool(own & self.outer)
+
+    def _cross(self, left: tuple[_Term, ...], right: tuple[_Term, ...]) -> tuple[_Term, ...]:
+        if len(left) * len(right) > MOST_TERMS:
+            raise _Stays
+        found: list[_Term] = []
+        for a in left:
+            for b in right:
+                own = self._primed(b, {*a.ranks, *self.body.ranks, *self.einsum.ranks})
+                factors = (*a.factors, *own.factors)
+                if len(factors) > MOST_FACTORS:
+                    raise _Stays
+                found.append(_Term(a.negative != b.negative, factors, (*a.ranks, *own.ranks),
+                                   tuple(dict.fromkeys((*a.where, *own.where)))))  # fmt: skip
+        return tuple(found)
+
+    def _primed(self, term: _Term, taken: set[str]) -> _Term:
+        """A term whose own summed ranks are none of those in use."""
+        names: dict[str, Expr] = {}
+        for rank in term.ranks:
+            fresh = rank
+            while fresh in taken:
+                fresh += "'"
+            taken.add(fresh)
+            if fresh != rank:
+                names[rank] = Index(fresh)
+        if not names:
+            return term
+        renamed = {r: n.rank for r, n in names.items() if isinstance(n, Index)}
+        return replace(
+            term,
+            factors=tuple(Factor(substitute(f.expr, names), f.inverse) for f in term.factors),
+            ranks=tuple(renamed.get(r, r) for r in term.ranks),
+            where=tuple(substitute(part, names) for part in term.where),
+        )
+
+    def _open(self, access: Access) -> tuple[_Term, ...]:
+        """A tensor by its definition, if that is a product or a sum of products."""
+        einsum = self.definitions.get(access.tensor)
+        atom = (_Term(False, (Factor(access),), (), ()),)
+        if einsum is None or access.tensor in self.stepped or not plain(access):
+            return atom
+        if einsum.dtype is not None:
+            return atom
+        body, where = einsum.body, einsum.where
+        ranks: tuple[str, ...] = ()
+        if isinstance(body, Reduce):
+            if body.op != "sum" or body.where is not None or frozenset(body.ranks) & self.long:
+                return atom
+            ranks, body = body.ranks, body.body
+        names = {left.rank: s for left, s in zip(einsum.left, access.subscripts)}
+        fresh: dict[str, Expr] = {
+            r: Index(f"{r}'") for r in ranks if any(Index(r) == s for s in access.subscripts)
+        }
+        body = substitute(body, {**names, **fresh})
+        self.opened.add(access.tensor)
+        own = tuple(substitute(part, names) for part in conjuncts(where))
+        bound = tuple(s.rank if isinstance(s := fresh.get(r), Index) else r for r in ranks)
+        return tuple(
+            replace(t, ranks=(*bound, *t.ranks), where=(*own, *t.where)) for t in self._terms(body)
+        )
+
+    # -- regrouping
+
+    def _apart(
+        self, term: _Term
+    ) -> tuple[tuple[Factor, ...], tuple[Factor, ...], tuple[Factor, ...]]:
+        """The factors of the outer side, of the inner side, and those of both."""
+        outer = tuple(f for f in term.factors if not free_ranks(f.expr) & self.inner)
+        both = tuple(f for f in term.factors if self._mixed(f.expr))
+        inner = tuple(f for f in term.factors if f not in outer and f not in both)
+        return outer, inner, both
+
+    def _part(self, term: _Term, out: list[Einsum], whole: bool) -> Expr:
+        """One term, regrouped: the Einsums it needs go to `out`."""
+        outer, inner, both = self._apart(term)
+        masks = [part for part in term.where if free_ranks(part) & self.outer]
+        own = tuple(part for part in term.where if part not in masks)
+        kept = tuple(
+            dict.fromkeys(
+                rank
+                for factor in inner
+                for rank in sorted(free_ranks(factor.expr))
+                if rank not in self.inner and rank not in self.cascade.batch
+            )
+        )
+        if frozenset(kept) & self.long or not (inner or masks):
+            raise _Stays
+        if any(self._undefined(factor, masks) for factor in outer):
+            raise _Stays
+        summed = tuple(rank for rank in term.ranks if rank not in self.inner)
+        # Factors of short summed ranks alone belong to whichever side carries them.
+        if not self._falls(summed, kept):
+            raise _Stays
+        if both or masks:
+            state = self._prefix(inner, both, masks, own, kept, out)
+        else:
+            body = Reduce("sum", tuple(r for r in term.ranks if r in self.inner), product(inner),
+                          conjunction(own))  # fmt: skip
+            state = self._named(
+                f"{self.einsum.target}_state", (*self.cascade.batch, *kept), body, out
+            )
+        body_of: Expr = Map("*", (product(outer), state))
+        return Reduce("sum", summed, body_of) if summed else body_of
+
+    def _undefined(self, factor: Factor, masks: list[Expr]) -> bool:
+        """Whether a divisor may be 0 where there is no key: nothing divided by it is 0, not 0/0."""
+        if not factor.inverse or not any(accesses(factor.expr)):
+            return False
+        reduced = any(
+            isinstance(e.body, Reduce) and set(e.body.ranks) & self.inner
+            for a in accesses(factor.expr)
+            if (e := self.definitions.get(a.tensor)) is not None
+        )
+        return reduced or any(isinstance(m, Map) and m.op in ("<", ">") for m in masks)
+
+    def _falls(self, summed: tuple[str, ...], kept: tuple[str, ...]) -> bool:
+        """Whether the work is less. Where extents are not known, long ranks are longer than a
+        state of two ranks has elements, and no longer than one of three."""
+        known = [*self.inner, *self.outer, *summed, *kept]
+        if any(rank.rstrip("'") not in self.sizes for rank in known):
+            return len(kept) <= 2
+        size = {rank: self.sizes[rank.rstrip("'")] for rank in known}
+        inner, outer = prod(size[r] for r in self.inner), prod(size[r] for r in self.outer)
+        result = [r for r in kept if r not in summed]
+        before = inner * outer * (prod(size[r] for r in summed) + prod(size[r] for r in result))
+        return (inner + outer) * prod(size[r] for r in kept) < before
+
+    def _named(self, name: str, ranks: tuple[str, ...], body: Expr, out: list[Einsum]) -> Expr:
+        fresh = self.names.fresh(name)
+        left = tuple(Left(rank) for rank in ranks)
+        out.append(Einsum(fresh, left, body, None, None, self.einsum.span))
+        return Access(fresh, tuple(Index(rank) for rank in ranks))
+
+    def _prefix(
+        self,
+        inner: tuple[Factor, ...],
+        both: tuple[Factor, ...],
+        masks: list[Expr],
+        own: tuple[Expr, ...],
+        kept: tuple[str, ...],
+        out: list[Einsum],
+    ) -> Expr:
+        """The state of a recurrence that sums the inner side up to a position of the outer."""
+        if len(self.inner) != 1 or len(self.outer) != 1 or len(masks) != 1:
+            raise _Stays
+        (key,), (query,) = self.inner, self.outer
+        after = masks[0] in (
+            Map("<=", (Index(key), Index(query))), Map(">=", (Index(query), Index(key))),
+        )  # fmt: skip
+        if not after and masks[0] not in (
+            Map("<", (Index(key), Index(query))), Map(">", (Index(query), Index(key))),
+        ):  # fmt: skip
+            raise _Stays
+        gate: Expr = ONE
+        for factor in both:
+            decay = decay_of(factor, query, key, self.definitions)
+            if decay is None:
+                raise _Stays
+            gate = decay if gate == ONE else Map("*", (gate, decay))
+        self.causal = True
+        at: dict[str, Expr] = {key: Index(query)}
+        added = substitute(product(inner), at)
+        inside = conjunction((*self._exists(key, query), *(substitute(part, at) for part in own)))
+        if inside is not None:
+            added = Map("select", (inside, added, ZERO))
+        fresh = self.names.fresh(f"{self.einsum.target}_state")
+        batch = tuple(Left(r) for r in self.cascade.batch)
+        rest = tuple(Left(r) for r in kept)
+        ranks = (*self.cascade.batch, query, *kept)
+        before = Access(fresh, tuple(Index(r) for r in ranks))
+        scaled: Expr = before if gate == ONE else Map("*", (gate, before))
+        span = self.einsum.span
+        out.append(Einsum(fresh, (*batch, Left(query, "start"), *rest), ZERO, None, None, span))
+        out.append(
+            Einsum(
+                fresh, (*batch, Left(query, "next"), *rest), Map("+", (scaled, added)), None, None,
+                span,
+            )
+        )  # fmt: skip
+        if not after:
+            return before
+        place = Map("+", (Index(query), ONE))
+        return Access(fresh, tuple(place if r == query else Index(r) for r in ranks))
+
+    def _exists(self, key: str, query: str) -> tuple[Expr, ...]:
+        """What must hold for a position of the queries to be one of the keys."""
+        sizes = {decl.name: decl.extent for decl in self.cascade.ranks}
+        classes = rank_of(self.cascade)
+        first, second = (classes.get(rank, base(rank)) for rank in (key, query))
+        same = sizes.get(first, Extent(first)) == sizes.get(second, Extent(second))
+        return () if same else (Map("<", (Index(query), Extent(key))),)

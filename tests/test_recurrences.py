@@ -1,0 +1,286 @@
+"""Recurrences in chunks and sums regrouped: they fire by algebra, and say why they do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import attnc
+from attnc.ir.cascade import Cascade
+from attnc.passes.normalise import normalise
+from attnc.passes.recurrences.chunk import chunk
+from attnc.passes.recurrences.recurrence import NoRecurrence
+
+SIZES = {"b": 2, "h": 2, "t": 37, "p": 37, "m": 37, "d": 5, "e": 5, "f": 3, "n": 4}
+
+
+def cascade(text: str) -> Cascade:
+    return next(iter(attnc.parse(text).cascades.values()))
+
+
+def drawn(one: Cascade, seed: int = 0, **sizes: int) -> dict[str, np.ndarray]:
+    """Inputs whose name says what they are: gates `a` in 0..1, logarithms `g` below 0, unit `K`."""
+    rng = np.random.default_rng(seed)
+    known = {**SIZES, **sizes}
+    found: dict[str, np.ndarray] = {}
+    for tensor in one.inputs:
+        value = rng.standard_normal([known[rank] for rank in tensor.ranks])
+        if tensor.name == "K":
+            value /= np.linalg.norm(value, axis=-1, keepdims=True)
+        if tensor.name in ("a", "beta"):
+            value = 1 / (1 + np.exp(-3 * value))
+            value[value < 0.05] = 0
+        if tensor.name == "g":
+            value = -np.exp(4 * value).clip(0, 50)
+        found[tensor.name] = value
+    return found
+
+
+def outputs(result: object) -> list[np.ndarray]:
+    return list(result) if isinstance(result, tuple) else [result]  # type: ignore[list-item]
+
+
+def same(left: object, right: object, tolerance: float) -> None:
+    for a, b in zip(outputs(left), outputs(right), strict=True):
+        assert np.abs(a - b).max() <= tolerance * max(1e-30, np.abs(b).max())
+
+
+def in_chunks(one: Cascade, rank: str, size: int) -> Cascade:
+    made = chunk(normalise(one), rank, (size, size), ()).cascade
+    return cascade(str(made))
+
+
+HEAD = "cascade r[b, h](Q[t, d], K[t, d], V[t, f], g[t, d], a[t], beta[t], S0[d, f]) -> O[t, f]"
+START = "    S[0, d, f] = S0[d, f]\n"
+AFTER = "    O[t, f] = Q[t, d] * S[t+1, d, f]\n"
+BEFORE = "    O[t, f] = Q[t, d] * S[t, d, f]\n"
+RECURRENCES = {
+    "nothing forgotten": START + "    S[t+1, d, f] = S[t, d, f] + K[t, d] * V[t, f]\n" + AFTER,
+    "gate of each step": START
+    + "    S[t+1, d, f] = a[t] * S[t, d, f] + K[t, d] * V[t, f]\n"
+    + AFTER,
+    "gate along what reads sum over": START
+    + "    S[t+1, d, f] = exp(g[t, d]) * S[t, d, f] + K[t, d] * V[t, f]\n"
+    + AFTER,
+    "gate along what they do not": START
+    + "    S[t+1, d, f] = exp(-abs(V[t, f])) * S[t, d, f] + K[t, d] * V[t, f]\n"
+    + AFTER,
+    "gate along both": START
+    + "    S[t+1, d, f] = sigmoid(g[t, d] - V[t, f]) * S[t, d, f] + K[t, d] * V[t, f]\n"
+    + AFTER,
+    "gate that may be 0 and change sign": START
+    + "    S[t+1, d, f] = (a[t] - 0.5) * S[t, d, f] + K[t, d] * V[t, f]\n"
+    + AFTER,
+    "gate in a tensor of its own": START
+    + "    w[t, d] = exp(-softplus(g[t, d]))\n"
+    + "    S[t+1, d, f] = w[t, d] * S[t, d, f] + K[t, d] * V[t, f]\n"
+    + AFTER,
+    "the same gate in each step": START
+    + "    S[t+1, d, f] = 0.9 * S[t, d, f] + K[t, d] * V[t, f]\n"
+    + AFTER,
+    "read before the step": START
+    + "    S[t+1, d, f] = exp(g[t, d]) * S[t, d, f] + K[t, d] * V[t, f]\n"
+    + BEFORE,
+    "read before a gated step": START
+    + "    S[t+1, d, f] = a[t] * S[t, d, f] + K[t, d] * V[t, f]\n"
+    + BEFORE,
+    "read with something added": START
+    + "    S[t+1, d, f] = exp(g[t, d]) * S[t, d, f] + K[t, d] * V[t, f]\n"
+    + "    O[t, f] = sum[d](Q[t, d] * (S[t, d, f] + beta[t] * K[t, d] * V[t, f])) - V[t, f]\n",
+    "delta rule": START
+    + "    R[t, f] = K[t, d] * S[t, d, f]\n"
+    + "    S[t+1, d, f] = S[t, d, f] + beta[t] * K[t, d] * (V[t, f] - R[t, f])\n"
+    + AFTER,
+    "gated delta rule": START
+    + "    W[t, d, f] = a[t] * S[t, d, f]\n"
+    + "    R[t, f] = K[t, d] * W[t, d, f]\n"
+    + "    S[t+1, d, f] = W[t, d, f] + beta[t] * K[t, d] * (V[t, f] - R[t, f])\n"
+    + AFTER,
+    "delta rule with a gate along d": START
+    + "    W[t, d, f] = exp(g[t, d]) * S[t, d, f]\n"
+    + "    R[t, f] = K[t, d] * W[t, d, f]\n"
+    + "    S[t+1, d, f] = W[t, d, f] + beta[t] * K[t, d] * (V[t, f] - R[t, f])\n"
+    + AFTER,
+    "low rank with other vectors": START
+    + "    R[t, f] = Q[t, d] * S[t, d, f]\n"
+    + "    S[t+1, d, f] = exp(g[t, d]) * S[t, d, f] - K[t, d] * beta[t] * R[t, f]"
+    + " + K[t, d] * V[t, f]\n"
+    + AFTER,
+    "no sum at all": "    S[0, f] = 0\n"
+    + "    S[t+1, f] = exp(-abs(V[t, f])) * S[t, f] + a[t] * V[t, f]\n"
+    + "    O[t, f] = S[t+1, f] * beta[t]\n",
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 8, 13, 64])
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_a_chunk_does_what_its_steps_do(name: str, size: int) -> None:
+    one = cascade(f"{HEAD}:\n{RECURRENCES[name]}")
+    inputs = drawn(one)
+    expected = attnc.compile(one, backend="interpreter")(**inputs)
+    same(attnc.compile(in_chunks(one, "t", size), backend="interpreter")(**inputs), expected, 1e-12)
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 130])
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_the_tile_executor_runs_chunks(name: str, length: int) -> None:
+    one = cascade(f"{HEAD}:\n{RECURRENCES[name]}")
+    inputs = {k: v.astype(np.float32) for k, v in drawn(one, t=length).items()}
+    expected = attnc.compile(one, backend="interpreter")(
+        **{k: v.astype(np.float64) for k, v in inputs.items()}
+    )
+    same(attnc.compile(one, backend="numpy")(**inputs), expected, 1e-5)
+
+
+def test_the_end_of_a_state_is_that_of_its_last_chunk() -> None:
+    one = cascade(
+        "cascade r[b](K[t, d], V[t, f], a[t]) -> O[t, f], F[d, f]:\n"
+        "    S[0, d, f] = 1\n"
+        "    S[t+1, d, f] = a[t] * S[t, d, f] + K[t, d] * V[t, f]\n"
+        "    O[t, f] = K[t, d] * S[t+1, d, f]\n"
+        "    F[d, f] = S[|t|, d, f]\n"
+    )
+    inputs = drawn(one)
+    expected = attnc.compile(one, backend="interpreter")(**inputs)
+    same(attnc.compile(in_chunks(one, "t", 16), backend="interpreter")(**inputs), expected, 1e-12)
+    same(attnc.compile(one, backend="numpy")(**inputs), expected, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["gate along what reads sum over", "gated delta rule"])
+def test_thousands_of_steps_with_gates_down_to_e_to_the_minus_50(name: str) -> None:
+    one = cascade(f"{HEAD}:\n{RECURRENCES[name]}")
+    inputs = drawn(one, t=4096, b=1, h=1)
+    inputs["g"] = np.where(inputs["g"] < -1, -50, inputs["g"] / 1e3)
+    short = {k: v.astype(np.float32) for k, v in inputs.items()}
+    expected = attnc.compile(one, backend="interpreter")(
+        **{k: v.astype(np.float64) for k, v in short.items()}
+    )
+    same(attnc.compile(one, backend="numpy")(**short), expected, 1e-5)
+
+
+GATES = ("1", "a[t]", "exp(g[t, d])", "sigmoid(g[t, d]) * a[t]", "0.5", "exp(-abs(V[t, f]))")
+READS = ("Q[t, d] * S[t+1, d, f]", "Q[t, d] * S[t, d, f]", "Q[t, d] * S[t+1, d, f] * V[t, f] / 2")
+UPDATES = ("K[t, d] * V[t, f]", "-K[t, d] * V[t, f] * beta[t] + Q[t, d] * V[t, f]", "K[t, d]")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    gate=st.sampled_from(GATES),
+    read=st.sampled_from(READS),
+    update=st.sampled_from(UPDATES),
+    fed=st.booleans(),
+    size=st.integers(1, 40),
+    length=st.integers(1, 45),
+    seed=st.integers(0, 99),
+)
+def test_any_linear_step_can_be_taken_in_chunks(
+    gate: str, read: str, update: str, fed: bool, size: int, length: int, seed: int
+) -> None:
+    fed = fed and "f]" not in gate
+    back = " - beta[t] * K[t, d] * R[t, f]" if fed else ""
+    lines = ["    R[t, f] = K[t, d] * S[t, d, f]"] if fed else []
+    lines += [f"    S[t+1, d, f] = {gate} * S[t, d, f] + {update}{back}", f"    O[t, f] = {read}"]
+    one = cascade(f"{HEAD}:\n{START}" + "\n".join(lines) + "\n")
+    inputs = drawn(one, seed, t=length, b=1, h=1)
+    expected = attnc.compile(one, backend="interpreter")(**inputs)
+    same(attnc.compile(in_chunks(one, "t", size), backend="interpreter")(**inputs), expected, 1e-11)
+
+
+REFUSED = {
+    "takes tanh of the state, which is not linear": START
+    + "    S[t+1, d, f] = tanh(S[t, d, f]) + K[t, d] * V[t, f]\n"
+    + AFTER,
+    "multiplies the state by itself": START
+    + "    S[t+1, d, f] = S[t, d, f] * S[t, d, f] + K[t, d] * V[t, f]\n"
+    + AFTER,
+    "takes max of S, which is not linear": START
+    + "    S[t+1, d, f] = S[t, d, f] + K[t, d] * V[t, f]\n"
+    + "    O[t, f] = max[d](Q[t, d] * S[t+1, d, f])\n",
+    "scales what it reads back along f": START
+    + "    R[t, f] = K[t, d] * S[t, d, f]\n"
+    + "    S[t+1, d, f] = S[t, d, f] - K[t, d] * V[t, f] * R[t, f]\n"
+    + AFTER,
+    "forgets along f what it reads back": START
+    + "    R[t, f] = K[t, d] * S[t, d, f]\n"
+    + "    S[t+1, d, f] = exp(-abs(V[t, f])) * S[t, d, f] - K[t, d] * R[t, f]\n"
+    + AFTER,
+    "adds what is no product of factors along d, f": START
+    + "    S[t+1, d, f] = S[t, d, f] + exp(K[t, d] * V[t, f])\n"
+    + AFTER,
+    "steps together with S, which it needs and which needs it": "    S[0, d, f] = 0\n"
+    + "    Z[0, d, f] = 0\n"
+    + "    Z[t+1, d, f] = a[t] * Z[t, d, f] + S[t, d, f]\n"
+    + "    S[t+1, d, f] = S[t, d, f] + Z[t, d, f] + K[t, d] * V[t, f]\n"
+    + AFTER,
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_a_step_that_is_not_linear_stays_a_step(reason: str) -> None:
+    one = cascade(f"{HEAD}:\n{REFUSED[reason]}")
+    with pytest.raises(NoRecurrence) as refused:
+        chunk(normalise(one), "t", (8, 8), ())
+    assert refused.value.reason == reason
+    inputs = drawn(one, t=5)
+    inputs["Q"], inputs["V"] = inputs["Q"] / 9, inputs["V"] / 9
+    expected = attnc.compile(one, backend="interpreter")(**inputs)
+    same(attnc.compile(one, backend="numpy")(**inputs), expected, 1e-12)
+
+
+QK = "    S[p, m] = Q[p, e] * K[m, e]"
+SUM = "    O[p, f] = S[p, m] * V[m, f]\n"
+TWO = "cascade q[b, h](Q[p, e], K[m, e], V[m, f], a[h;], g[p])"
+REGROUPED = {
+    "sums over all keys": f"{TWO} -> O[p, f]:\n{QK}\n{SUM}",
+    "up to the query": f"{TWO} -> O[p, f]:\n{QK} where m <= p\n{SUM}",
+    "before the query": f"{TWO} -> O[p, f]:\n{QK} where m < p\n{SUM}",
+    "powers of the distance": f"{TWO} -> O[p, f]:\n{QK} * a[h] ** (p - m) where m <= p\n{SUM}",
+    "exponentials of the distance": f"{TWO} -> O[p, f]:\n{QK} * exp(-a[h] * (p - m)) where m <= p\n"
+    + SUM,
+    "gates on the way": f"{TWO} -> O[p, f]:\n    G[p] = sum[j where j <= p](-abs(g[j]))\n"
+    + f"{QK} * exp(G[p] - G[m]) where m <= p\n{SUM}",
+    "gates as a product": f"{TWO} -> O[p, f]:\n"
+    + "    G[p, m] = prod[j where m < j and j <= p](sigmoid(g[j]))\n"
+    + f"{QK} * G[p, m] where m <= p\n{SUM}",
+    "with a linear normaliser": f"{TWO} -> O[p, f]:\n"
+    + "    S[p, m] = (elu(Q[p, e]) + 1) * (elu(K[m, e]) + 1) where m <= p\n"
+    + "    D[p] = sum[m](S[p, m])\n    A[p, m] = S[p, m] / D[p]\n    O[p, f] = A[p, m] * V[m, f]\n",
+}
+STAYING = {
+    "exp stands between": f"{TWO} -> O[p, f]:\n    S[p, m] = exp(Q[p, e] * K[m, e])\n{SUM}",
+    "the scores are an output": f"{TWO} -> O[p, f], S[p, m]:\n{QK}\n{SUM}",
+    "aligned at the end": f"{TWO} -> O[p, f]:\n{QK} where m <= p + |m| - |p|\n{SUM}",
+    "a window": f"{TWO} -> O[p, f]:\n{QK} where m <= p and p - m < 8\n{SUM}",
+    "a decay that is no product of gates": f"{TWO} -> O[p, f]:\n"
+    + f"{QK} * exp(-(p - m) * (p - m)) where m <= p\n{SUM}",
+}
+
+
+@pytest.mark.parametrize("name", REGROUPED)
+def test_a_sum_is_regrouped(name: str) -> None:
+    one = cascade(REGROUPED[name])
+    best = attnc.optimize(one)
+    assert {step.law for step in best.derivation} >= {"reassociation"}
+    for seed, (p, m) in enumerate(((37, 37), (70, 53), (1, 1), (40, 64))):
+        if "exp(G" in REGROUPED[name]:
+            m = min(p, m)
+        inputs = drawn(one, seed, p=p, m=m)
+        expected = attnc.compile(one, backend="interpreter")(**inputs)
+        same(attnc.compile(best, backend="interpreter")(**inputs), expected, 1e-11)
+        same(attnc.compile(one, backend="numpy")(**inputs), expected, 1e-11)
+
+
+@pytest.mark.parametrize("name", STAYING)
+def test_a_sum_stays(name: str) -> None:
+    one = cascade(STAYING[name])
+    assert "reassociation" not in {step.law for step in attnc.optimize(one).derivation}
+
+
+def test_a_short_sequence_stays_quadratic() -> None:
+    one = cascade(REGROUPED["sums over all keys"])
+    sizes = {"p": 32, "m": 32, "e": 128, "f": 128}
+    assert "state" not in attnc.compile(one, backend="numpy", sizes=sizes).source
+    sizes = {"p": 4096, "m": 4096, "e": 128, "f": 128}
+    assert "state" in attnc.compile(one, backend="numpy", sizes=sizes).source
