@@ -88,14 +88,14 @@ def beside(name: str, arrays: Arrays) -> dict[str, Run]:
 
 
 def compared(repeats: int) -> list[str]:
-    rows = ["| mechanism | attnc on NumPy, ms | attention, ms | ratio | reference code, ms | function |",
+    rows = ["| mechanism | attnc on NumPy, ms | attention, ms | ratio | reference, ms | function |",
             "| --- | ---: | ---: | ---: | ---: | --- |"]  # fmt: skip
+    attention = torch.nn.functional.scaled_dot_product_attention
     for name in ("linear_attention", "retention", "gla", "delta_rule"):
         cascade = load(name)
         kernel = attnc.compile(cascade, backend="numpy")
         arrays = drawn(cascade)
         q, k, v = (torch.from_numpy(arrays[n]) for n in ("Q", "K", "V"))
-        attention = torch.nn.functional.scaled_dot_product_attention
         runs: dict[str, Run] = {
             "attnc": lambda kernel=kernel, arrays=arrays: kernel(**arrays),
             "attention": lambda q=q, k=k, v=v: attention(q, k, v, is_causal=True),
@@ -111,7 +111,8 @@ def compared(repeats: int) -> list[str]:
 
 
 def growing(repeats: int) -> list[str]:
-    rows = ["| tokens | us a token | alive besides inputs and outputs, KiB |", "| ---: | ---: | ---: |"]
+    rows = ["| tokens | us a token | alive besides inputs and outputs, KiB |",
+            "| ---: | ---: | ---: |"]  # fmt: skip
     kernel = attnc.compile(load("retention"), backend="numpy")
     for length in LENGTHS:
         arrays = drawn(load("retention"), t=length, p=length, m=length, h=1)

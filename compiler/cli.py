@@ -173,6 +173,52 @@ def explain(file: Path, name: str | None) -> None:
     click.echo(story(_one(file, name)))
 
 
+@app.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@NAME
+@click.option(
+    "--machine",
+    "machine",
+    default="fusemax",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="A shipped machine, or a TOML file.",
+)
+@click.option("--compare", metavar="NAMES", help="Machines side by side, the first being 1.")
+@click.option("--workload", default="", metavar="NAME", help="bert, trxl, t5 or xlm.")
+@SIZE
+@PARAM
+@JSON
+@click.option("--explain", "cell", metavar="CELL", help="The formula of a number: latency, ...")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write a figure (.svg, .png).")
+def model(file: Path | None, name: str | None, machine: str, compare: str | None, workload: str,
+          size: dict[str, int], param: dict[str, Any], as_json: bool, cell: str | None,
+          plot: Path | None) -> None:  # fmt: skip
+    """Cycles, traffic and energy on a described accelerator.
+
+    Without FILE the cascade that the mapping of the machine is written for.
+    """
+    from attnc import modelling
+    from attnc.ir.params import with_params
+
+    found = []
+    for label in (compare or machine).split(","):
+        cascade = modelling.own_cascade(label) if file is None else _one(file, name)
+        found.append(modelling.model(with_params(cascade, param), label, workload, size))
+    if plot is not None:
+        modelling.plot(found, str(plot))
+    if cell is not None:
+        for one in found:
+            if cell not in one.explained:
+                raise click.UsageError(f"no number {cell!r}; there are {', '.join(one.explained)}")
+            click.echo(f"{one.machine}: {cell} = {one.explained[cell]}")
+    elif as_json:
+        records = [modelling.record(one) for one in found]
+        click.echo(json.dumps(records if compare else records[0], indent=2))
+    else:
+        click.echo(modelling.compared(found) if compare else modelling.table(found[0]))
+
+
 @app.command("compile")
 @FILE
 @NAME

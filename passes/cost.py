@@ -135,6 +135,13 @@ class _Counting:
         )
 
 
+def operations_of(einsum: Einsum) -> Counter[tuple[str, frozenset[str]]]:
+    """How often an Einsum does each kind of operation, by the ranks over which it does so."""
+    left = frozenset(side.rank for side in einsum.left)
+    inner = frozenset(einsum.body.ranks) if isinstance(einsum.body, Reduce) else frozenset()
+    return Counter(_work(einsum, left, left | inner))
+
+
 Work = Iterator[tuple[str, frozenset[str]]]
 """Kinds of operations, each with the ranks over which it is done."""
 
