@@ -8,7 +8,9 @@ from attnc.ir.source import CallError, CompileError
 if TYPE_CHECKING:
     from attnc import build
     from attnc.driver import analyze, compile, explain, optimize, verify
+    from attnc.gradients import differentiate, gradient
     from attnc.merging import merge_state
+    from attnc.modelling import model
     from attnc.modules import load, parse
 
 __version__ = "0.1.0"
@@ -19,22 +21,27 @@ _HOMES = {
     "parse": "attnc.modules",
     "analyze": "attnc.driver",
     "compile": "attnc.driver",
+    "differentiate": "attnc.gradients",
     "explain": "attnc.driver",
+    "gradient": "attnc.gradients",
     "merge_state": "attnc.merging",
+    "model": "attnc.modelling",
     "optimize": "attnc.driver",
     "verify": "attnc.driver",
 }
 
+_MODULES = ("build", "torch", "transformers")
+
 
 def __getattr__(name: str) -> Any:
-    if name == "build":
-        return import_module("attnc.build")
+    if name in _MODULES:
+        return import_module(f"attnc.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'attnc' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
 __all__ = [
-    "CallError", "CompileError", "__version__", "analyze", "build", "compile", "explain", "load",
-    "merge_state", "optimize", "parse", "verify",
+    "CallError", "CompileError", "__version__", "analyze", "build", "compile", "differentiate",
+    "explain", "gradient", "load", "merge_state", "model", "optimize", "parse", "verify",
 ]  # fmt: skip

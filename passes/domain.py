@@ -139,6 +139,9 @@ class Domains:
                 return ()
             case Map("%", (_, Extent(other))) if other == rank:
                 return ()
+            case Map("-", (Map("-", (Extent(other), Const(1))), inner)) if other == rank:
+                # Counted from the end.
+                return self._inside(inner, rank)
             case _:
                 high = Map("<", (subscript, Extent(rank)))
                 if natural(subscript, self.params):

@@ -1,0 +1,1 @@
+"""Reverse-mode differentiation: the adjoint of a cascade, as a cascade."""

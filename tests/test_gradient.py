@@ -1,0 +1,264 @@
+"""Gradients against finite differences, against PyTorch, and as the programs they come out as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import attnc
+from attnc.backends.interpreter import run
+from attnc.gradients import Gradient
+from attnc.ir.cascade import Cascade
+from attnc.sampling import default_sizes, sample
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+ITERATIVE = {"delta_rule", "fusemax", "gla", "one_pass_iterative"}
+SLOW = {"paged", "decode"}
+DOUBLE = np.dtype(np.float64)
+STEP = 1e-5
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def parsed(text: str) -> Cascade:
+    (cascade,) = attnc.parse(text).cascades.values()
+    return cascade
+
+
+def cascades() -> list[Any]:
+    found = []
+    for path in sorted(EXAMPLES.glob("*.attn")):
+        for name, cascade in attnc.load(path).cascades.items():
+            if not cascade.iterative():
+                marks = [pytest.mark.slow] if name in SLOW else []
+                found.append(pytest.param(cascade, id=name, marks=marks))
+    return found
+
+
+def arguments(found: Gradient, cascade: Cascade, arrays: Arrays) -> tuple[Arrays, Arrays]:
+    """What the backward cascade takes, saved tensors from the forward one; the cotangents."""
+    dice = np.random.default_rng(7)
+    outputs = run(found.forward, arrays, DOUBLE)
+    cotangents = {name: dice.standard_normal(outputs[name].shape) for name in found.cotangents}
+    given = {found.cotangents[name]: value for name, value in cotangents.items()}
+    every = {**arrays, **{name: outputs[name] for name in found.saved}, **given}
+    return {t.name: every[t.name] for t in found.backward.inputs}, cotangents
+
+
+def inputs(cascade: Cascade, sizes: dict[str, int] | None = None) -> Arrays:
+    arrays = sample(cascade, default_sizes(cascade) | (sizes or {}), dtype="f64", seed=3)
+    return {k: v.astype(DOUBLE) if v.dtype.kind == "f" else v for k, v in arrays.items()}
+
+
+def check(cascade: Cascade, sizes: dict[str, int] | None = None) -> None:
+    """Along a random direction of every input the gradient is the slope of the outputs."""
+    found = attnc.differentiate(cascade)
+    arrays = inputs(cascade, sizes)
+    given, cotangents = arguments(found, cascade, arrays)
+    gradients = run(found.backward, given, DOUBLE)
+    dice = np.random.default_rng(11)
+    for name, gradient in found.gradients.items():
+        assert gradients[gradient].shape == arrays[name].shape
+        way = dice.standard_normal(arrays[name].shape)
+        ends = [
+            run(cascade, {**arrays, name: arrays[name] + s * way}, DOUBLE) for s in (STEP, -STEP)
+        ]
+        slope = sum(
+            float(np.sum(cotangents[o] * (ends[0][o] - ends[1][o]))) / (2 * STEP)
+            for o in cotangents
+        )
+        size = float(np.linalg.norm(gradients[gradient])) + abs(slope) + 1e-3
+        assert abs(slope - float(np.sum(gradients[gradient] * way))) < 1e-6 * size, name
+
+
+@pytest.mark.parametrize("cascade", cascades())
+def test_every_example_has_the_slope_of_finite_differences(cascade: Cascade) -> None:
+    check(cascade)
+
+
+@pytest.mark.parametrize("cascade", cascades())
+def test_the_adjoint_is_a_cascade_of_the_language(cascade: Cascade) -> None:
+    backward = attnc.gradient(cascade)
+    assert attnc.parse(str(backward))[backward.name] == backward
+    assert attnc.analyze(backward).passes
+
+
+SMALL = {
+    "products": "cascade c(X[p, m]) -> Y[p]:\n    Y[p] = prod[m where m < p](X[p, m])\n",
+    "own_reduction": "def lse2 reduce(x, y) = log2(exp2(x) + exp2(y)) identity -inf\n"
+    "cascade c(X[p, m]) -> Y[p]:\n    Y[p] = lse2[m](X[p, m])\n",
+    "logsumexp": "cascade c(X[p, m]) -> Y[p]:\n    Y[p] = logsumexp[m](X[p, m])\n",
+    "extrema": "cascade c(X[p, m, n]) -> Y[p], Z[p]:\n    Y[p] = max[m, n](X[p, m, n])\n"
+    "    Z[p] = min[m](sum[n](X[p, m, n])) * Y[p]\n",
+    "window": "cascade c[b](X[t, c], W[; c, w]) -> Y[t, c]:\n"
+    "    Y[t, c] = sum[w](X[t + w - 2, c] * W[c, w])\n",
+    "partition": "cascade c[b](X[t, c]) -> Y[n, s, c]:\n    param S: int = 4\n    rank s = S\n"
+    "    rank n = ceil(|t| / S)\n    Y[n, s, c] = X[n * S + s, c] * X[n * S, c]\n",
+    "different_domains": "cascade c(X[p, m], Y[p, m]) -> O[p]:\n"
+    "    A[p, m] = X[p, m] * Y[p, m] where m <= p\n    B[p, m] = X[p, m] where m > p\n"
+    "    O[p]    = sum[m](A[p, m]) * sum[m](B[p, m])\n",
+    "functions": "cascade c(X[p], Y[p]) -> O[p]:\n"
+    "    A[p] = sin(X[p]) * cos(Y[p]) + gelu(X[p]) * silu(Y[p]) - erf(X[p]) / softplus(Y[p])\n"
+    "    B[p] = elu(X[p]) + relu(Y[p]) * abs(X[p]) + expm1(X[p]) * log1p(abs(Y[p]))\n"
+    "    C[p] = rsqrt(exp(X[p])) + (abs(X[p]) + 1) ** Y[p] + clip(Y[p], -1, 1) * sin(X[p]) ** 3\n"
+    "    O[p] = A[p] * B[p] + exp2(C[p]) * tanh(Y[p]) + max(X[p], Y[p]) * min(X[p], 2 * Y[p])\n",
+    "unused": "cascade c(X[p], Y[p, q]) -> O[p]:\n    O[p] = X[p] * X[p]\n",
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_programs_have_the_slope_of_finite_differences(name: str) -> None:
+    check(parsed(SMALL[name]))
+
+
+def body(cascade: Cascade) -> list[str]:
+    """The statements of a cascade, spaces made one."""
+    return [" ".join(line.split()) for line in str(cascade).splitlines()[1:]]
+
+
+def example(name: str) -> Cascade:
+    return attnc.load(EXAMPLES / f"{name}.attn")[name]
+
+
+def test_attention_comes_out_as_flash_attention_2_has_it() -> None:
+    found = attnc.differentiate(example("attention"))
+    assert found.saved == ("L", "O")
+    assert body(found.backward) == [
+        "S[p, m] = Q[p, e] * K[m, e] / sqrt(|e|)",
+        "A[p, m] = exp(S[p, m] - L[p])",
+        "dA[p, m] = dO[p, f] * V[m, f]",
+        "dL_sum[p] = dO[p, f] * O[p, f]",
+        "dS[p, m] = (dA[p, m] - dL_sum[p]) * A[p, m]",
+        "dQ[p, e] = dS[p, m] * K[m, e] / sqrt(|e|)",
+        "dK[m, e] = dS[p, m] * Q[p, e] / sqrt(|e|)",
+        "dV[m, f] = dO[p, f] * A[p, m]",
+    ]
+    assert "L[p] = G[p] + log(D[p])" in body(found.forward)
+
+
+@pytest.mark.parametrize(
+    ("name", "saved"),
+    [
+        ("causal", ("L", "O")),
+        ("softcap", ("L", "O")),
+        ("exp2_attention", ("L", "O")),
+        ("learned_sink", ("L", "O")),
+        ("softmax1", ("L", "O")),
+        ("gqa", ("L", "O")),
+        ("dropout", ("L", "O")),
+        ("power_max", ("G", "D", "O")),
+        ("differential", ("L", "L2", "O_part", "O_part2")),
+        ("sigmoid", ()),
+        ("tanh_scores", ("G", "G_at")),
+    ],
+)
+def test_what_is_saved(name: str, saved: tuple[str, ...]) -> None:
+    (cascade,) = attnc.load(EXAMPLES / f"{name}.attn").cascades.values()
+    assert attnc.differentiate(cascade).saved == saved
+
+
+def test_an_output_that_is_the_log_sum_exp_is_saved_as_it_is() -> None:
+    found = attnc.differentiate(example("lse_output"))
+    assert found.saved == ("L", "O")
+    assert found.forward == example("lse_output")
+    assert found.cotangents == {"O": "dO", "L": "dL"}
+
+
+NEAR = """
+cascade c(Q[p, e], K[m, e], V[m, f]) -> O[p, f]:
+    S[p, m] = Q[p, e] * K[m, e]
+    A[p, m] = softmax[m](S[p, m])
+    O[p, f] = sum[m where m > 0](A[p, m] * V[m, f])
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "saved"),
+    [
+        ("sum[m where m > 0](A[p, m] * V[m, f])", ("L", "O")),
+        ("A[p, m] * A[p, m] * V[m, f]", ("L", "O")),
+        ("3 * A[p, m] * V[m, f] / (p + 1)", ("L", "O")),
+        ("tanh(A[p, m]) * V[m, f]", ("L",)),
+    ],
+)
+def test_a_row_term_is_found_where_the_contraction_has_a_name(
+    output: str, saved: tuple[str, ...]
+) -> None:
+    """A product of A that O sums has O's name; a function of A that it sums is another sum."""
+    near = parsed(NEAR.replace("sum[m where m > 0](A[p, m] * V[m, f])", output))
+    assert attnc.differentiate(near).saved == saved
+    check(near)
+
+
+def test_no_tensor_of_two_long_ranks_is_kept() -> None:
+    kernel = attnc.compile(attnc.gradient(example("causal")), backend="numpy")
+    assert kernel.program is not None
+    assert not kernel.program.buffers
+    assert len(kernel.program.kernels) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["attention", "causal", "varlen", "gqa", "differential", "sigmoid"]
+)
+@pytest.mark.parametrize("sizes", [{}, {"p": 70, "m": 133}], ids=["small", "ragged"])
+def test_the_tile_executor_agrees(name: str, sizes: dict[str, int]) -> None:
+    (cascade,) = attnc.load(EXAMPLES / f"{name}.attn").cascades.values()
+    found = attnc.differentiate(cascade)
+    given, _ = arguments(found, cascade, inputs(cascade, sizes))
+    exact = run(found.backward, given, DOUBLE)
+    single = {k: v.astype(np.float32) if v.dtype.kind == "f" else v for k, v in given.items()}
+    computed = attnc.compile(found.backward, backend="numpy").run(single)
+    for key, value in exact.items():
+        assert np.max(np.abs(computed[key] - value)) < 1e-5 * np.max(np.abs(value)), key
+
+
+def test_rows_without_keys_have_a_gradient_of_zero() -> None:
+    cascade = example("varlen")
+    found = attnc.differentiate(cascade)
+    arrays = inputs(cascade)
+    arrays["len"] = np.zeros_like(arrays["len"])
+    given, _ = arguments(found, cascade, arrays)
+    for backend in ("interpreter", "numpy"):
+        for value in attnc.compile(found.backward, backend=backend).run(given).values():
+            assert not np.any(value), backend
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_agrees_with_autograd(causal: bool) -> None:
+    torch = pytest.importorskip("torch")
+    cascade = example("causal" if causal else "attention")
+    found = attnc.differentiate(cascade)
+    arrays = inputs(cascade)
+    given, cotangents = arguments(found, cascade, arrays)
+    leaves = [torch.tensor(arrays[name], requires_grad=True) for name in ("Q", "K", "V")]
+    result = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=causal)
+    result.backward(torch.tensor(cotangents["O"]))
+    gradients = run(found.backward, given, DOUBLE)
+    for leaf, name in zip(leaves, ("dQ", "dK", "dV")):
+        np.testing.assert_allclose(gradients[name], leaf.grad.numpy(), rtol=0, atol=1e-12)
+
+
+def test_only_what_is_asked_for_is_computed() -> None:
+    backward = attnc.gradient(example("attention"), wrt=["V"])
+    assert body(backward) == [
+        "S[p, m] = Q[p, e] * K[m, e] / sqrt(|e|)",
+        "A[p, m] = exp(S[p, m] - L[p])",
+        "dV[m, f] = dO[p, f] * A[p, m]",
+    ]
+    assert [tensor.name for tensor in backward.inputs] == ["Q", "K", "dO", "L"]
+
+
+def test_an_integer_input_has_no_gradient() -> None:
+    with pytest.raises(attnc.CompileError) as caught:
+        attnc.gradient(example("varlen"), wrt=["Q", "len"])
+    assert "len holds int values" in str(caught.value)
+    assert "^" in str(caught.value)
+
+
+def test_an_unknown_input_is_told_its_neighbour() -> None:
+    with pytest.raises(attnc.CallError, match="did you mean"):
+        attnc.gradient(example("varlen"), wrt=["Len"])

