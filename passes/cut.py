@@ -1,10 +1,10 @@
 """Which tensors go through memory between kernels, and which ranks a kernel is cut along.
 
 A rank is *short* where it is the last axis of every input of two ranks or more that carries it
-(the contiguous one: head widths) or where its extent is a constant; it lies whole in a tile. All
-other ranks are *long*, and those that a schedule streams or splits: cut along the grid where an
-output carries them, streamed where they are reduced. A tensor is *stored* where a kernel could not
-have it otherwise:
+(the contiguous one: head widths), those aside whose every rank is so in others, or where its extent
+is a constant; it lies whole in a tile. All other ranks are *long*, and those that a schedule
+streams or splits: cut along the grid where an output carries them, streamed where they are reduced.
+A tensor is *stored* where a kernel could not have it otherwise:
 
 - it is read at other than its own position;
 - what reads it carries the long rank over which it was reduced (it must be whole first);
@@ -37,8 +37,15 @@ class Cut:
 def long_ranks(cascade: Cascade) -> frozenset[str]:
     """The ranks that do not lie whole within a tile."""
     layouts = [tensor.ranks[tensor.batch :] for tensor in cascade.inputs]
-    last = {own[-1] for own in layouts if len(own) >= 2}
-    inner = {rank for own in layouts if len(own) >= 2 for rank in own[:-1]}
+    matrices = [own for own in layouts if len(own) >= 2]
+    last = {own[-1] for own in matrices}
+    # A matrix of widths alone, such as the state of a recurrence, says nothing of lengths.
+    lengthy = [
+        own
+        for i, own in enumerate(matrices)
+        if not set(own) <= {other[-1] for j, other in enumerate(matrices) if j != i}
+    ]
+    inner = {rank for own in lengthy for rank in own[:-1]}
     constant = {decl.name for decl in cascade.ranks if _constant(decl.extent)}
     every = {rank for own in layouts for rank in own} | {decl.name for decl in cascade.ranks}
     short = (last - inner) | constant
@@ -172,15 +179,35 @@ def _beneath(
 
 
 def heavy(cascade: Cascade) -> frozenset[str]:
-    """Tensors that are reduced over a long rank: too much work to compute a second time."""
+    """Tensors not to compute a second time: reduced over a long rank, or found on the way of a
+    recurrence, turn by turn."""
     long = long_ranks(cascade)
     classes = rank_of(cascade)
-    return frozenset(
-        einsum.target
-        for einsum in cascade.einsums
-        if isinstance(einsum.body, Reduce)
-        and any(classes.get(rank, base(rank)) in long for rank in einsum.body.ranks)
-    ) | frozenset(_finals(cascade))
+    return (
+        frozenset(
+            einsum.target
+            for einsum in cascade.einsums
+            if isinstance(einsum.body, Reduce)
+            and any(classes.get(rank, base(rank)) in long for rank in einsum.body.ranks)
+        )
+        | frozenset(_finals(cascade))
+        | _turns(cascade)
+    )
+
+
+def _turns(cascade: Cascade) -> frozenset[str]:
+    """Tensors that are made of what an iterative one is in each turn."""
+    stepped = cascade.iterative()
+    found: set[str] = set()
+    for einsum in cascade.einsums:
+        if einsum.target in stepped:
+            continue
+        for expr in (einsum.body, einsum.where):
+            for access in accesses(expr):
+                turn = stepped.get(access.tensor)
+                if access.tensor in found or (turn is not None and turn[1] in einsum.ranks):
+                    found.add(einsum.target)
+    return frozenset(found)
 
 
 def _finals(cascade: Cascade) -> dict[str, str]:

@@ -1,7 +1,14 @@
-"""Gradients against finite differences, against PyTorch, and as the programs they come out as."""
+"""Gradients against finite differences, against PyTorch, and as the programs they come out as.
+
+Triton decides on import whether it interprets, so what needs its interpreter runs in a process of
+its own.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +23,11 @@ from attnc.ir.cascade import Cascade
 from attnc.sampling import default_sizes, sample
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-ITERATIVE = {"delta_rule", "fusemax", "gla", "one_pass_iterative"}
 SLOW = {"paged", "decode"}
 DOUBLE = np.dtype(np.float64)
 STEP = 1e-5
+
+INSIDE = "ATTNC_TEST_GRADIENT_KERNELS"
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -33,9 +41,8 @@ def cascades() -> list[Any]:
     found = []
     for path in sorted(EXAMPLES.glob("*.attn")):
         for name, cascade in attnc.load(path).cascades.items():
-            if not cascade.iterative():
-                marks = [pytest.mark.slow] if name in SLOW else []
-                found.append(pytest.param(cascade, id=name, marks=marks))
+            marks = [pytest.mark.slow] if name in SLOW else []
+            found.append(pytest.param(cascade, id=name, marks=marks))
     return found
 
 
@@ -106,13 +113,20 @@ SMALL = {
     "    B[p] = elu(X[p]) + relu(Y[p]) * abs(X[p]) + expm1(X[p]) * log1p(abs(Y[p]))\n"
     "    C[p] = rsqrt(exp(X[p])) + (abs(X[p]) + 1) ** Y[p] + clip(Y[p], -1, 1) * sin(X[p]) ** 3\n"
     "    O[p] = A[p] * B[p] + exp2(C[p]) * tanh(Y[p]) + max(X[p], Y[p]) * min(X[p], 2 * Y[p])\n",
+    "recurrence_with_a_start": "cascade c(X[t, d], s[d], W[d]) -> Y[t, d], Z[d]:\n"
+    "    S[0, d]   = s[d] * W[d]\n    R[t, d]   = sin(S[t, d]) * W[d]\n"
+    "    S[t+1, d] = R[t, d] + X[t, d] * S[t, d]\n    Y[t, d]   = R[t, d] * S[t, d]\n"
+    "    Z[d]      = S[|t|, d] * S[0, d]\n",
+    "two_recurrences": "cascade c(X[t], g[t]) -> Y[t]:\n    A[0]   = 1\n    B[0]   = 0\n"
+    "    A[t+1] = A[t] * g[t] + B[t] * X[t]\n    B[t+1] = B[t] - tanh(A[t+1]) * g[t]\n"
+    "    C[0]   = A[|t|]\n    C[t+1] = C[t] * X[t] + B[t+1] * A[t]\n    Y[t]   = C[t+1] * X[t]\n",
     "unused": "cascade c(X[p], Y[p, q]) -> O[p]:\n    O[p] = X[p] * X[p]\n",
 }
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_small_programs_have_the_slope_of_finite_differences(name: str) -> None:
-    check(parsed(SMALL[name]))
+    check(parsed(SMALL[name]), {"t": 6})
 
 
 def body(cascade: Cascade) -> list[str]:
@@ -133,8 +147,10 @@ def test_attention_comes_out_as_flash_attention_2_has_it() -> None:
         "dA[p, m] = dO[p, f] * V[m, f]",
         "dL_sum[p] = dO[p, f] * O[p, f]",
         "dS[p, m] = (dA[p, m] - dL_sum[p]) * A[p, m]",
-        "dQ[p, e] = dS[p, m] * K[m, e] / sqrt(|e|)",
-        "dK[m, e] = dS[p, m] * Q[p, e] / sqrt(|e|)",
+        "dQ_sum[p, e] = dS[p, m] * K[m, e]",
+        "dQ[p, e] = dQ_sum[p, e] / sqrt(|e|)",
+        "dK_sum[m, e] = dS[p, m] * Q[p, e]",
+        "dK[m, e] = dK_sum[m, e] / sqrt(|e|)",
         "dV[m, f] = dO[p, f] * A[p, m]",
     ]
     assert "L[p] = G[p] + log(D[p])" in body(found.forward)
@@ -201,19 +217,64 @@ def test_no_tensor_of_two_long_ranks_is_kept() -> None:
     assert len(kernel.program.kernels) == 2
 
 
-@pytest.mark.parametrize(
-    "name", ["attention", "causal", "varlen", "gqa", "differential", "sigmoid"]
-)
-@pytest.mark.parametrize("sizes", [{}, {"p": 70, "m": 133}], ids=["small", "ragged"])
-def test_the_tile_executor_agrees(name: str, sizes: dict[str, int]) -> None:
+KERNELS = ["attention", "causal", "varlen", "gqa", "differential", "sigmoid", "gla", "delta_rule"]
+
+
+def agrees(name: str, backend: str, sizes: dict[str, int]) -> None:
+    """A back-end in float32 against the interpreter in float64."""
     (cascade,) = attnc.load(EXAMPLES / f"{name}.attn").cascades.values()
     found = attnc.differentiate(cascade)
     given, _ = arguments(found, cascade, inputs(cascade, sizes))
     exact = run(found.backward, given, DOUBLE)
     single = {k: v.astype(np.float32) if v.dtype.kind == "f" else v for k, v in given.items()}
-    computed = attnc.compile(found.backward, backend="numpy").run(single)
+    computed = attnc.compile(found.backward, backend=backend).run(single)
     for key, value in exact.items():
         assert np.max(np.abs(computed[key] - value)) < 1e-5 * np.max(np.abs(value)), key
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("sizes", [{}, {"p": 70, "m": 133}], ids=["small", "ragged"])
+def test_the_tile_executor_agrees(name: str, sizes: dict[str, int]) -> None:
+    agrees(name, "numpy", sizes)
+
+
+@pytest.mark.skipif(INSIDE in os.environ, reason="this is that process")
+def test_the_kernels_agree_in_a_process_of_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    environment = os.environ | {
+        INSIDE: "1", "TRITON_INTERPRET": "1", "ATTNC_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__,
+         "-k", "test_the_kernels_agree"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(INSIDE not in os.environ, reason="runs in a process of its own")
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_kernels_agree(name: str) -> None:
+    sizes = {"p": 37, "m": 41, "t": 37, "e": 16, "f": 16, "d": 16, "b": 1, "h": 2, "g": 1}
+    agrees(name, "triton", sizes)
+
+
+def test_a_recurrence_runs_the_other_way() -> None:
+    """States are found again by the forward recurrence; only their adjoint is carried back."""
+    backward = attnc.gradient(example("gla"))
+    assert set(backward.iterative()) == {"S", "dS"}
+    assert "dS[t+1, d, f] = dS_next[t, d, f] * exp(g[|t| - 1 - t, d])" in body(backward)
+
+
+def test_a_recurrence_along_two_ranks_is_refused_at_its_place() -> None:
+    grid = parsed(
+        "cascade c(X[i, j]) -> Y[]:\n    A[0, j]   = 0\n    B[i, 0]   = 0\n"
+        "    A[i+1, j] = B[i, j] + X[i, j]\n    B[i, j+1] = A[i, j] * X[i, j]\n"
+        "    Y[]       = sum[j](A[|i|, j])\n"
+    )
+    with pytest.raises(attnc.CompileError) as caught:
+        attnc.gradient(grid)
+    assert "along i and j at once" in str(caught.value)
 
 
 def test_rows_without_keys_have_a_gradient_of_zero() -> None:

@@ -84,6 +84,11 @@ def test_gradcheck_of_grouped_heads_and_of_scalars() -> None:
     assert torch.autograd.gradcheck(function("learned_sink"), (*leaves, sink))
 
 
+def test_gradcheck_of_a_recurrence() -> None:
+    leaves = tensors(1, 1, 4, 3, dtype=torch.float64, count=4)
+    assert torch.autograd.gradcheck(function("gla"), leaves)
+
+
 @pytest.mark.parametrize("name", ["causal", "lse_output"])
 def test_opcheck(name: str) -> None:
     leaves = tensors(1, 2, 9, 8)

@@ -15,7 +15,7 @@ from attnc.passes.gradient.loops import LoopSweep
 from attnc.passes.gradient.regroup import regrouped
 from attnc.passes.gradient.shift import Shift, shifts
 from attnc.passes.gradient.sweep import active_tensors
-from attnc.passes.gradient.tidy import mapped, tidied
+from attnc.passes.gradient.tidy import mapped, scaled, tidied
 from attnc.passes.normalise import normalise
 
 
@@ -109,6 +109,7 @@ def differentiate(
     late = frozenset(einsum.target for einsum in program.einsums) - before
     program = sorted_by_reads(_with(tidied(program, late, logs.fold), logs.made))
     program, parts = regrouped(program, late, names)
+    program = scaled(normalise(program), late, names)
     made = (*logs.made, *early, *parts)
     whole = Whole(
         cascade, written, sorted_by_reads(remove_dead(program)), made, cotangents, wrt, statistics

@@ -18,8 +18,7 @@ forward cascade. This is backpropagation through time, as a cascade.
 from __future__ import annotations
 
 from dataclasses import replace
-
-import networkx
+from graphlib import TopologicalSorter
 
 from attnc.ir.cascade import Cascade, Einsum, Left, base
 from attnc.ir.expr import ONE, ZERO, Access, Expr, Extent, Index, Map
@@ -54,34 +53,43 @@ class LoopSweep(Sweep):
     ) -> None:
         super().__init__(cascade, wrt, cotangents, constants, names)
         self.owing: dict[str, str] = {}
+        self.recurrent = {
+            einsum.target
+            for group in self._groups()
+            if any(left.step == "next" for einsum in group for left in einsum.left)
+            for einsum in group
+        }
 
     def _groups(self) -> list[tuple[Einsum, ...]]:
-        """Strongly connected components of the dependences, each behind those that it reads."""
+        """Einsums that depend on one another together, each group behind those that it reads."""
         einsums = self.cascade.einsums
-        stepped = self.cascade.iterative()
-        makers: dict[str, list[int]] = {}
-        for number, einsum in enumerate(einsums):
-            makers.setdefault(einsum.target, []).append(number)
-        graph = networkx.DiGraph()
-        graph.add_nodes_from(range(len(einsums)))
-        for number, einsum in enumerate(einsums):
-            for access in (*accesses(einsum.body), *accesses(einsum.where)):
-                for maker in makers.get(access.tensor, []):
-                    begins = any(left.step == "start" for left in einsums[maker].left)
-                    start = access.tensor in stepped and self._kind(access) == START
-                    if begins or not start:
-                        graph.add_edge(maker, number)
-        whole = networkx.condensation(graph)
-        order = networkx.lexicographical_topological_sort(
-            whole, key=lambda node: min(whole.nodes[node]["members"])
+        reads = [self._reads(einsum) for einsum in einsums]
+        reached = [_reached(reads, number) for number in range(len(einsums))]
+        group = [
+            frozenset(n for n in found if number in reached[n]) | {number}
+            for number, found in enumerate(reached)
+        ]
+        order = TopologicalSorter(
+            {own: {group[n] for m in own for n in reads[m]} - {own} for own in group}
         )
-        return [tuple(einsums[n] for n in sorted(whole.nodes[node]["members"])) for node in order]
+        return [tuple(einsums[n] for n in sorted(own)) for own in order.static_order()]
+
+    def _reads(self, einsum: Einsum) -> frozenset[int]:
+        """The Einsums that make what an Einsum reads."""
+        found: set[int] = set()
+        for access in (*accesses(einsum.body), *accesses(einsum.where)):
+            start = self._kind(access) == START
+            for number, maker in enumerate(self.cascade.einsums):
+                begins = any(left.step == "start" for left in maker.left)
+                if maker.target == access.tensor and (begins or not start):
+                    found.add(number)
+        return frozenset(found)
 
     def _kind(self, access: Access) -> str:
         """Which value of an iterative tensor is read; empty for another tensor."""
         if access.tensor not in self.cascade.iterative():
             return ""
-        axis, rank = self.cascade.iterative()[access.tensor]
+        axis = self.cascade.iterative()[access.tensor][0]
         match access.subscripts[axis]:
             case Index():
                 return BEFORE
@@ -190,16 +198,17 @@ class LoopSweep(Sweep):
         """What a recurrence starts from is owed what its first turn is, and what reads it."""
         if einsum.target not in self.active or not reaches(einsum.body, self._active):
             return
-        axis, rank = self.cascade.iterative()[einsum.target]
+        rank = self.cascade.iterative()[einsum.target][1]
         ranks = tuple(one for one in einsum.ranks if one != rank)
         place = tuple(Extent(base(r)) if r == rank else Index(r) for r in einsum.ranks)
-        shares = [Share(Access(self.owing[einsum.target], place), ()), *self.shares.get(f"{einsum.target} {START}", [])]
+        shares = [
+            Share(Access(self.owing[einsum.target], place), ()),
+            *self.shares.get(f"{einsum.target} {START}", []),
+        ]
         body, where = self._joined(einsum.target, shares)
         adjoint = self.names.fresh(f"d{einsum.target}_start")
         self._emit(adjoint, ranks, body, conjunction(where))
-        value = Access(
-            einsum.target, tuple(ZERO if r == rank else Index(r) for r in einsum.ranks)
-        )
+        value = Access(einsum.target, tuple(ZERO if r == rank else Index(r) for r in einsum.ranks))
         self._chained(einsum, Access(adjoint, tuple(map(Index, ranks))), value, ranks)
 
     # -- shares
@@ -207,7 +216,7 @@ class LoopSweep(Sweep):
     def _share(self, part: Part, points: tuple[str, ...], holds: Predicates) -> None:
         access = part.access
         kind = self._kind(access)
-        if self.turning or kind in (BEFORE, NEXT):
+        if self.turning or kind in (BEFORE, NEXT) or access.tensor in self.recurrent:
             part = replace(part, adjoint=self._kept(part.adjoint))
             holds = tuple(map(self._kept, holds))
         if not kind:
@@ -269,9 +278,7 @@ class LoopSweep(Sweep):
             self._known(name, ranks, self.domains.tensors[term.tensor])
         turn = term.subscripts[axis]
         place = turn.args[0] if isinstance(turn, Map) else turn
-        return Access(
-            known.target, (*term.subscripts[:axis], place, *term.subscripts[axis + 1 :])
-        )
+        return Access(known.target, (*term.subscripts[:axis], place, *term.subscripts[axis + 1 :]))
 
     # -- the order of turns
 
@@ -296,3 +303,15 @@ class LoopSweep(Sweep):
                     return None
 
         return rewrite(expr, rule)
+
+
+def _reached(reads: list[frozenset[int]], start: int) -> frozenset[int]:
+    """All that an Einsum reads, directly or through others."""
+    found: set[int] = set()
+    stack = list(reads[start])
+    while stack:
+        number = stack.pop()
+        if number not in found:
+            found.add(number)
+            stack.extend(reads[number])
+    return frozenset(found)

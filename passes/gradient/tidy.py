@@ -15,8 +15,9 @@ from attnc.ir.cascade import Cascade, Einsum
 from attnc.ir.expr import Access, Const, Expr, Extent, Index, Map, Param, Populate, Reduce
 from attnc.ir.walk import accesses, children, free_ranks, rebuild, rewrite, substitute, subterms
 from attnc.passes.domain import Domains
-from attnc.passes.gradient.derivatives import negative
-from attnc.passes.gradient.monomial import added, ordered
+from attnc.passes.fiber import Names
+from attnc.passes.gradient.derivatives import fixed, negative
+from attnc.passes.gradient.monomial import Monomial, added, monomial, ordered
 
 
 def tidied(cascade: Cascade, late: frozenset[str], fold: Callable[[Expr], Expr]) -> Cascade:
@@ -27,6 +28,31 @@ def tidied(cascade: Cascade, late: frozenset[str], fold: Callable[[Expr], Expr])
 def mapped(cascade: Cascade, law: Callable[[Expr], Expr]) -> Cascade:
     """A law of maps applied to what every Einsum computes, inside a reduction and outside."""
     return replace(cascade, einsums=tuple(_mapped(einsum, law) for einsum in cascade.einsums))
+
+
+def scaled(cascade: Cascade, late: frozenset[str], names: Names) -> Cascade:
+    """Sums of products without the numbers among the factors: one multiplication a sum."""
+    einsums: list[Einsum] = []
+    for einsum in cascade.einsums:
+        body = einsum.body
+        if einsum.target not in late or not isinstance(body, Reduce) or body.op != "sum":
+            einsums.append(einsum)
+            continue
+        terms = monomial(body.body)
+        number = Monomial(
+            terms.negative,
+            tuple(factor for factor in terms.above if fixed(factor)),
+            tuple(factor for factor in terms.below if fixed(factor)),
+        )
+        rest = terms.without(number)
+        if rest is None or not rest.above or not (number.above or number.below):
+            einsums.append(einsum)
+            continue
+        name = names.fresh(f"{einsum.target}_sum")
+        own = Access(name, tuple(map(Index, einsum.ranks)))
+        einsums.append(replace(einsum, target=name, body=replace(body, body=rest.expr())))
+        einsums.append(replace(einsum, body=monomial(own).times(number).expr()))
+    return replace(cascade, einsums=tuple(einsums))
 
 
 def _mapped(einsum: Einsum, law: Callable[[Expr], Expr]) -> Einsum:

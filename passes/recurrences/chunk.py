@@ -89,8 +89,12 @@ class _Chunks(Weights):
         self.told: list[tuple[Einsum, str]] = []
 
     def _dependents(self) -> frozenset[str]:
-        """The tensors that vary along the rank and depend on a step of a state."""
+        """The tensors that vary along the rank and depend on a step of a state.
+
+        What reads one of them from memory is not among them, unless the next step needs it.
+        """
         axes = {r.state: r.axis for r in self.found}
+        inner = {r.feedback.einsum.target for r in self.found if r.feedback is not None}
         found = set(axes)
         grown = True
         while grown:
@@ -101,7 +105,8 @@ class _Chunks(Weights):
                 for access in (*accesses(einsum.body), *accesses(einsum.where)):
                     axis = axes.get(access.tensor)
                     whole = axis is not None and isinstance(access.subscripts[axis], Const | Extent)
-                    if access.tensor in found and not whole:
+                    kept = access.tensor in self.stored and access.tensor not in inner
+                    if access.tensor in found and not whole and not kept:
                         found.add(einsum.target)
                         grown = True
         return frozenset(found)
@@ -205,7 +210,7 @@ class _Chunks(Weights):
             if recurrence.gate != ONE:
                 body = Map("*", (self._through(gate, recurrence), body))
         by_inner: dict[tuple[Factor, ...], Expr | None] = {}
-        for update in self._updates(recurrence):
+        for update in self._updates(recurrence, self._contracted(recurrence)):
             outer = self._outer(update.outer, recurrence)
             by_inner[update.inner] = self._added(by_inner.get(update.inner), outer, False)
         for inner, outer_sum in by_inner.items():
@@ -225,6 +230,17 @@ class _Chunks(Weights):
         step = replace(recurrence.step, left=left, body=ZERO if body is None else body)
         self.out.append(step)
         self.told.append((recurrence.step, self._gated(gate, recurrence)))
+
+    def _contracted(self, recurrence: Recurrence) -> frozenset[str]:
+        """Ranks along which an update is one factor of a product: those its first read sums."""
+        reads = [*recurrence.reads.values()]
+        if recurrence.feedback is not None:
+            reads.insert(0, recurrence.feedback)
+        for read in reads:
+            for term in read.terms:
+                if term.unknown is not None:
+                    return self._summed(recurrence, read, term.unknown)
+        return frozenset()
 
     def _gated(self, gate: Gate, recurrence: Recurrence) -> str:
         """What the transition is, in words."""
@@ -322,7 +338,7 @@ class _Chunks(Weights):
             if not left.step
         }
         weight = self._here(term.coefficient, read.einsum)
-        summed = self._summed(recurrence)
+        summed = self._summed(recurrence, read, unknown)
         matrix: Expr | None = None
         for update in fed:
             inner, outer = self._parts(update, recurrence, summed)

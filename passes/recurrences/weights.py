@@ -16,7 +16,7 @@ from attnc.passes.recurrences.recurrence import NoRecurrence, Read, Recurrence, 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """An update in two parts: factors that reads sum over, and the rest with its unknown."""
+    """An update in two parts: factors along ranks that a read sums over, and the rest."""
 
     inner: tuple[Factor, ...]
     outer: Summand
@@ -39,9 +39,8 @@ class Seen:
 class Weights(Accumulated):
     """Reads and updates of a chunk."""
 
-    def _updates(self, recurrence: Recurrence) -> tuple[Update, ...]:
+    def _updates(self, recurrence: Recurrence, summed: frozenset[str]) -> tuple[Update, ...]:
         """The updates in parts along what reads sum over, like ones put together."""
-        summed = self._summed(recurrence)
         found: dict[tuple[Factor, ...], list[Summand]] = {}
         for summand in recurrence.updates:
             inner, outer = self._parts(self._existing(summand), recurrence, summed)
@@ -66,19 +65,13 @@ class Weights(Accumulated):
         )
         return replace(summand, factors=kept)
 
-    def _summed(self, recurrence: Recurrence) -> frozenset[str]:
-        """The ranks of a state, under its own names, that some read sums over."""
-        found: set[str] = set()
-        reads = [*recurrence.reads.values()]
-        if recurrence.feedback is not None:
-            reads.append(recurrence.feedback)
-        for read in reads:
-            for term in read.terms:
-                if term.unknown is not None:
-                    for left, subscript in zip(recurrence.step.left, term.unknown.subscripts):
-                        if isinstance(subscript, Index) and subscript.rank in read.ranks:
-                            found.add(left.rank)
-        return frozenset(found)
+    def _summed(self, recurrence: Recurrence, read: Read, unknown: Access) -> frozenset[str]:
+        """The ranks of a state, under its own names, that a read sums over."""
+        return frozenset(
+            left.rank
+            for left, subscript in zip(recurrence.step.left, unknown.subscripts)
+            if isinstance(subscript, Index) and subscript.rank in read.ranks
+        )
 
     def _parts(
         self, summand: Summand, recurrence: Recurrence, summed: frozenset[str]
@@ -131,7 +124,7 @@ class Weights(Accumulated):
         )
         since: list[Expr] = []
         by_weights: dict[tuple[Seen, ...], Expr | None] = {}
-        for update in self._updates(recurrence):
+        for update in self._updates(recurrence, self._summed(recurrence, read, unknown)):
             weights = self._weights(recurrence, read, update, weight, names, before)
             outer = substitute(self._outer(update.outer, recurrence), names)
             outer = substitute(outer, {self.inner: Index(self.second)})
