@@ -189,21 +189,25 @@ def explain(file: Path, name: str | None) -> None:
 @SIZE
 @PARAM
 @JSON
+@click.option("--optimize", is_flag=True, help="Model the cascade that the laws derive.")
 @click.option("--explain", "cell", metavar="CELL", help="The formula of a number: latency, ...")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write a figure (.svg, .png).")
 def model(file: Path | None, name: str | None, machine: str, compare: str | None, workload: str,
-          size: dict[str, int], param: dict[str, Any], as_json: bool, cell: str | None,
-          plot: Path | None) -> None:  # fmt: skip
+          size: dict[str, int], param: dict[str, Any], as_json: bool, optimize: bool,
+          cell: str | None, plot: Path | None) -> None:  # fmt: skip
     """Cycles, traffic and energy on a described accelerator.
 
     Without FILE the cascade that the mapping of the machine is written for.
     """
     from attnc import modelling
     from attnc.ir.params import with_params
+    from attnc.passes.pipeline import optimize as derived
 
     found = []
     for label in (compare or machine).split(","):
         cascade = modelling.own_cascade(label) if file is None else _one(file, name)
+        if optimize:
+            cascade = derived(cascade)
         found.append(modelling.model(with_params(cascade, param), label, workload, size))
     if plot is not None:
         modelling.plot(found, str(plot))

@@ -20,9 +20,10 @@ class Target:
     `wide` holds for types of 32 bits and more, `by_width` for narrower ones; `base2` says that
     the machine has exp2 alone in hardware. No tile should hold more than `elements`: registers of
     a multiprocessor, or a few megabytes of cache. `processors` run instances of a grid side by
-    side (132 multiprocessors of an H100); 0 where a grid with few instances costs nothing.
-    A recurrence takes `chunk` steps at once: the second number where its gate varies along a rank
-    of the state. `masked` are other tiles where a mask leaves points out.
+    side (132 multiprocessors of an H100); 0 where a grid with few instances costs nothing. A
+    recurrence takes `chunk` steps at once: the first number where its gate is one for the whole
+    state, the second where it varies along ranks of it and has a logarithm, the third where it has
+    none. `masked` are other tiles where a mask leaves points out.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Target:
     wide: tuple[tuple[int, Settings], ...]
     elements: int
     processors: int = 0
-    chunk: tuple[int, int] = (64, 16)
+    chunk: tuple[int, int, int] = (64, 64, 16)
     masked: Settings | None = None
 
     def settings(self, width: int, dtype: str, masked: bool) -> Settings:
@@ -52,5 +53,6 @@ TARGETS = {
         ((128, (64, 32, 8, 1)), (256, (32, 32, 8, 1))),
         1 << 15,
         132,
+        (64, 16, 16),
     ),
 }

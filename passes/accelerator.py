@@ -102,7 +102,8 @@ class _Model:
     # -- mapping
 
     def _derived(self) -> Mapping:
-        """A mapping for any cascade: what varies along rows and columns to the larger array."""
+        """A mapping for any cascade: what varies along rows and columns to the larger array, the
+        rest to the smaller one, if it has the operations."""
         arrays = sorted(self.machine.arrays.values(), key=lambda a: -prod(a.shape))
         wide, narrow = arrays[0], arrays[-1]
         parts = {
@@ -130,7 +131,10 @@ class _Model:
         for einsum in self.steps:
             ranks = self._space(einsum)
             both = rows in ranks and columns in ranks
-            bind[einsum.target] = wide.name if both or wide is narrow else narrow.name
+            kinds = {kind for kind, _ in operations_of(replace(einsum, body=folded(einsum.body)))}
+            wanted = [wide, narrow] if both else [narrow, wide]
+            able = [a for a in (*wanted, *arrays) if kinds <= a.cycles.keys()]
+            bind[einsum.target] = (able or wanted)[0].name
         return Mapping(self.cascade.name, rows, columns, space, bind)
 
     def _checked(self) -> None:

@@ -24,8 +24,11 @@ from attnc.sampling import default_sizes, sample
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SLOW = {"paged", "decode"}
+WIDE = {"mixformer_mam", "mvpa", "neighborhood_3d", "emov2", "dlgsanet"}
+"""Entries of the zoo whose images the interpreter takes long over, or has no memory for."""
 DOUBLE = np.dtype(np.float64)
-STEP = 1e-5
+STEPS = (1e-5, 1e-7)
+"""Half the distance of the ends of a finite difference; near a kink only the smaller will do."""
 
 INSIDE = "ATTNC_TEST_GRADIENT_KERNELS"
 
@@ -37,12 +40,13 @@ def parsed(text: str) -> Cascade:
     return cascade
 
 
-def cascades() -> list[Any]:
+def cascades(folder: Path, slow: bool = False) -> list[Any]:
     found = []
-    for path in sorted(EXAMPLES.glob("*.attn")):
+    for path in sorted(folder.glob("*.attn")):
         for name, cascade in attnc.load(path).cascades.items():
-            marks = [pytest.mark.slow] if name in SLOW else []
-            found.append(pytest.param(cascade, id=name, marks=marks))
+            marks = [pytest.mark.slow] if slow or name in SLOW else []
+            label = f"{path.stem}-{name}" if slow else name
+            found.append(pytest.param(cascade, id=label, marks=marks))
     return found
 
 
@@ -50,7 +54,11 @@ def arguments(found: Gradient, cascade: Cascade, arrays: Arrays) -> tuple[Arrays
     """What the backward cascade takes, saved tensors from the forward one; the cotangents."""
     dice = np.random.default_rng(7)
     outputs = run(found.forward, arrays, DOUBLE)
-    cotangents = {name: dice.standard_normal(outputs[name].shape) for name in found.cotangents}
+    # The log-sum-exp of a row without keys is minus infinity, and stays it.
+    cotangents = {
+        name: dice.standard_normal(outputs[name].shape) * np.isfinite(outputs[name])
+        for name in found.cotangents
+    }
     given = {found.cotangents[name]: value for name, value in cotangents.items()}
     every = {**arrays, **{name: outputs[name] for name in found.saved}, **given}
     return {t.name: every[t.name] for t in found.backward.inputs}, cotangents
@@ -71,23 +79,33 @@ def check(cascade: Cascade, sizes: dict[str, int] | None = None) -> None:
     for name, gradient in found.gradients.items():
         assert gradients[gradient].shape == arrays[name].shape
         way = dice.standard_normal(arrays[name].shape)
-        ends = [
-            run(cascade, {**arrays, name: arrays[name] + s * way}, DOUBLE) for s in (STEP, -STEP)
-        ]
-        slope = sum(
-            float(np.sum(cotangents[o] * (ends[0][o] - ends[1][o]))) / (2 * STEP)
-            for o in cotangents
-        )
-        size = float(np.linalg.norm(gradients[gradient])) + abs(slope) + 1e-3
-        assert abs(slope - float(np.sum(gradients[gradient] * way))) < 1e-6 * size, name
+        exact = float(np.sum(gradients[gradient] * way))
+        size = float(np.linalg.norm(gradients[gradient])) + abs(exact) + 1e-3
+
+        @np.errstate(invalid="ignore")
+        def off(name: str, way: Any, exact: float, step: float) -> float:
+            first, last = (
+                run(cascade, {**arrays, name: arrays[name] + s * way}, DOUBLE)
+                for s in (step, -step)
+            )
+            slopes = (cotangents[o] * np.nan_to_num(first[o] - last[o], nan=0) for o in cotangents)
+            return abs(sum(float(np.sum(slope)) for slope in slopes) / (2 * step) - exact)
+
+        assert any(off(name, way, exact, step) < 1e-6 * size for step in STEPS), name
 
 
-@pytest.mark.parametrize("cascade", cascades())
+@pytest.mark.parametrize("cascade", cascades(EXAMPLES))
 def test_every_example_has_the_slope_of_finite_differences(cascade: Cascade) -> None:
     check(cascade)
 
 
-@pytest.mark.parametrize("cascade", cascades())
+@pytest.mark.parametrize("cascade", cascades(EXAMPLES / "zoo", slow=True))
+def test_every_entry_of_the_zoo_has_the_slope_of_finite_differences(cascade: Cascade) -> None:
+    sizes = {rank: min(size, 6) for rank, size in default_sizes(cascade).items()}
+    check(cascade, {**sizes, "b": 1, "h": 2} if cascade.name in WIDE else {})
+
+
+@pytest.mark.parametrize("cascade", cascades(EXAMPLES))
 def test_the_adjoint_is_a_cascade_of_the_language(cascade: Cascade) -> None:
     backward = attnc.gradient(cascade)
     assert attnc.parse(str(backward))[backward.name] == backward

@@ -51,26 +51,31 @@ class Chunked:
     told: tuple[tuple[Einsum, str], ...]
 
 
-def chunk(cascade: Cascade, rank: str, sizes: tuple[int, int], stored: tuple[str, ...]) -> Chunked:
-    """Every state along `rank` in chunks of `sizes` positions: the first of them where the weights
-    within a chunk have no rank but its positions, the second where gates give them another.
+def chunk(
+    cascade: Cascade, rank: str, sizes: tuple[int, int, int], stored: tuple[str, ...]
+) -> Chunked:
+    """Every state along `rank` in chunks of as many positions as the smallest that applies.
 
-    Tensors in `stored` go through memory. Raises NoRecurrence where a step is not linear in its
-    state, and CannotTile where a tensor is read at another position of the rank.
+    Of `sizes` the first does always, the second where a gate varies along ranks of its state and
+    has a logarithm, the third where it varies and has none. Tensors in `stored` go through memory.
+    Raises NoRecurrence where a step is not linear in its state, and CannotTile where a tensor is
+    read at another position of the rank.
     """
     found = recurrences(cascade, rank)
-    deep = any(_deep(cascade, r) for r in found)
-    size = min(sizes) if deep else sizes[0]
+    size = min(sizes[_depth(cascade, recurrence)] for recurrence in found)
     return _Chunks(cascade, rank, size, stored, found).rewritten()
 
 
-def _deep(cascade: Cascade, recurrence: Recurrence) -> bool:
-    """Whether the weights within a chunk vary along ranks of the state too."""
+def _depth(cascade: Cascade, recurrence: Recurrence) -> int:
+    """Whether a gate varies along ranks of its state (1), and has no logarithm either (2)."""
     definitions = {e.target: e for e in cascade.einsums}
     gate = gate_of(recurrence.gate, recurrence.rank, definitions)
-    ranks = recurrence.step.ranks[len(cascade.batch) :]
-    inside = tuple(rank for rank in ranks if rank != recurrence.rank)
-    return bool(carried(gate.term, inside)) and (gate.steady or not gate.logarithm)
+    inside = tuple(
+        rank for rank in recurrence.step.ranks[len(cascade.batch) :] if rank != recurrence.rank
+    )
+    if not carried(gate.term, inside):
+        return 0
+    return 1 if gate.logarithm and not gate.steady else 2
 
 
 class _Chunks(Weights):

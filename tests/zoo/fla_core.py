@@ -1,7 +1,7 @@
 """Reference functions of fla-core, run in float64 on a CPU.
 
-The package asks for a GPU when it is imported, so a function is taken from its file; and it computes
-in float32, so the text is read with float64 in its place. Nothing else of it is changed.
+The package asks for a GPU when it is imported, so a function is taken from its file; and it
+computes in float32, so the text is read with float64 in its place. Nothing else of it is changed.
 """
 
 from __future__ import annotations
