@@ -65,7 +65,7 @@ def _recurrences(cascade: Cascade) -> Iterator[str]:
         yield f"Steps along {rank}"
         yield ""
         try:
-            for step, told in chunk(plain, rank, (2, 2, 2), ()).told:
+            for step, told in chunk(plain, rank, (2, 2, 2, 2), ()).told:
                 text = f"{step.target} is linear in its state and runs in chunks: {told}"
                 yield from _sentence("", text)
                 yield from _shown(step.span, "")

@@ -23,7 +23,8 @@ class Target:
     side (132 multiprocessors of an H100); 0 where a grid with few instances costs nothing. A
     recurrence takes `chunk` steps at once: the first number where its gate is one for the whole
     state, the second where it varies along ranks of it and has a logarithm, the third where it has
-    none. `masked` are other tiles where a mask leaves points out.
+    none, the fourth where a step reads what it changes. `masked` are other tiles where a mask
+    leaves points out.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Target:
     wide: tuple[tuple[int, Settings], ...]
     elements: int
     processors: int = 0
-    chunk: tuple[int, int, int] = (64, 64, 16)
+    chunk: tuple[int, int, int, int] = (64, 64, 16, 64)
     masked: Settings | None = None
 
     def settings(self, width: int, dtype: str, masked: bool) -> Settings:
@@ -53,6 +54,6 @@ TARGETS = {
         ((128, (64, 32, 8, 1)), (256, (32, 32, 8, 1))),
         1 << 15,
         132,
-        (64, 16, 16),
+        (64, 16, 16, 16),
     ),
 }

@@ -130,19 +130,18 @@ class Mapping:
                     help="leave the line out: the rank is streamed by one instance",
                 )
 
-    def chunk(self, rank: str) -> tuple[int, int, int]:
+    def chunk(self, rank: str) -> tuple[int, ...]:
         """How many steps of a recurrence along a rank are taken at once, by the ranks of its gate.
 
         As many as the target likes, but no more than there are; a schedule's tile is kept.
         """
         if rank in self.tiles:
-            return self.tiles[rank], self.tiles[rank], self.tiles[rank]
+            return (self.tiles[rank],) * len(self.target.chunk)
         steps = self.sizes.get(rank)
         if steps is None:
             return self.target.chunk
         most = 1 << (steps - 1).bit_length()
-        plain, logarithmic, other = self.target.chunk
-        return min(plain, most), min(logarithmic, most), min(other, most)
+        return tuple(min(size, most) for size in self.target.chunk)
 
     def params(self, cascade: Cascade) -> dict[str, int]:
         """Values of the tile sizes that the compiler introduced."""

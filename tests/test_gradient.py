@@ -178,6 +178,7 @@ def test_attention_comes_out_as_flash_attention_2_has_it() -> None:
     ("name", "saved"),
     [
         ("causal", ("L", "O")),
+        ("attention_local_max", ("L", "O")),
         ("softcap", ("L", "O")),
         ("exp2_attention", ("L", "O")),
         ("learned_sink", ("L", "O")),
@@ -233,6 +234,17 @@ def test_no_tensor_of_two_long_ranks_is_kept() -> None:
     assert kernel.program is not None
     assert not kernel.program.buffers
     assert len(kernel.program.kernels) == 2
+
+
+def test_the_peak_does_not_grow_with_the_keys() -> None:
+    kernel = attnc.compile(attnc.gradient(example("attention")), backend="numpy")
+    peaks = []
+    for extent in (2048, 4096):
+        long, short = np.ones((1, 1, extent, 8), np.float32), np.ones((1, 1, 64, 8), np.float32)
+        kernel(Q=short, K=long, V=long, dO=short, O=short, L=np.zeros((1, 1, 64), np.float32))
+        assert kernel.counters is not None
+        peaks.append(kernel.counters.peak_live_bytes)
+    assert peaks[0] == peaks[1]
 
 
 KERNELS = ["attention", "causal", "varlen", "gqa", "differential", "sigmoid", "gla", "delta_rule"]

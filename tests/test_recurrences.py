@@ -48,7 +48,7 @@ def same(left: object, right: object, tolerance: float) -> None:
 
 
 def in_chunks(one: Cascade, rank: str, size: int) -> Cascade:
-    made = chunk(normalise(one), rank, (size, size, size), ()).cascade
+    made = chunk(normalise(one), rank, (size,) * 4, ()).cascade
     return cascade(str(made))
 
 
@@ -221,7 +221,7 @@ REFUSED = {
 def test_a_step_that_is_not_linear_stays_a_step(reason: str) -> None:
     one = cascade(f"{HEAD}:\n{REFUSED[reason]}")
     with pytest.raises(NoRecurrence) as refused:
-        chunk(normalise(one), "t", (8, 8, 8), ())
+        chunk(normalise(one), "t", (8,) * 4, ())
     assert refused.value.reason == reason
     inputs = drawn(one, t=5)
     inputs["Q"], inputs["V"] = inputs["Q"] / 9, inputs["V"] / 9

@@ -23,12 +23,18 @@ from attnc.passes.partition import mixed_radix
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """The points that read a position: variables in terms of it, what is left free, and where."""
+    """The points that read a position: variables in terms of it, what is left free, and where.
+
+    `free` are the variables that the position does not tell, `summed` the names they have beside
+    it. `parted` tells that some variables are parts of the position, found by division.
+    """
 
     values: dict[str, Expr]
+    free: tuple[str, ...]
     summed: tuple[str, ...]
     where: tuple[Expr, ...]
-    declared: tuple[RankDecl, ...] = ()
+    declared: tuple[RankDecl, ...]
+    parted: bool
 
 
 @dataclass(slots=True)
@@ -43,6 +49,7 @@ class _Search:
     values: dict[str, Expr] = field(default_factory=dict)
     where: list[Expr] = field(default_factory=list)
     declared: list[RankDecl] = field(default_factory=list)
+    parted: bool = False
 
 
 def readers(
@@ -88,6 +95,7 @@ def _solve(search: _Search, subscript: Expr, axis: str, mark: Expr) -> None:
     free = [v for v in search.points if v not in search.values and v in free_ranks(subscript)]
     parts = mixed_radix(subscript, search.classes, search.extents)
     if len(parts) > 1 and set(parts) <= set(free) and _without_data(subscript):
+        search.parted = True
         rest: Expr = mark
         for part in reversed(parts[1:]):
             extent = Extent(search.classes.get(part, base(part)))
@@ -131,6 +139,7 @@ def _named(search: _Search, axes: tuple[str, ...], marks: dict[str, str]) -> Poi
     """The same under the tensor's own names; a free variable takes a primed one beside them."""
     names: dict[str, Expr] = {mark: Index(axis) for axis, mark in marks.items()}
     used = set(axes)
+    free: list[str] = []
     summed: list[str] = []
     for variable in (*search.points, *(decl.name for decl in search.declared)):
         if variable in search.values:
@@ -139,6 +148,7 @@ def _named(search: _Search, axes: tuple[str, ...], marks: dict[str, str]) -> Poi
         while name in used:
             name += "'"
         used.add(name)
+        free.append(variable)
         summed.append(name)
         if name != variable:
             names[variable] = Index(name)
@@ -148,7 +158,7 @@ def _named(search: _Search, axes: tuple[str, ...], marks: dict[str, str]) -> Poi
         if variable not in marks.values()
     }
     where = tuple(substitute(part, names) for part in search.where)
-    return Points(values, tuple(summed), where, tuple(search.declared))
+    return Points(values, tuple(free), tuple(summed), where, tuple(search.declared), search.parted)
 
 
 def _fresh(search: _Search, wish: str) -> str:

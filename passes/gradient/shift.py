@@ -61,12 +61,14 @@ def shifts(cascade: Cascade, active: frozenset[str]) -> tuple[Shift, ...]:
 
     Extrema alone are asked: they are what algorithms shift by, and their own derivative is dear.
     """
-    found = [
-        shift
-        for einsum in reversed(cascade.einsums)
-        if einsum.target in active and not any(left.step for left in einsum.left)
-        if _extremum(einsum.body) and (shift := cancels(cascade, einsum)) is not None
-    ]
+    found: list[Shift] = []
+    for einsum in reversed(cascade.einsums):
+        stepped = any(left.step for left in einsum.left)
+        if einsum.target in active and not stepped and _extremum(einsum.body):
+            settled = frozenset(shift.tensor for shift in found)
+            shift = cancels(cascade, einsum, settled)
+            if shift is not None:
+                found.append(shift)
     return tuple(found)
 
 
@@ -80,8 +82,13 @@ def _extremum(body: Expr) -> bool:
             return False
 
 
-def cancels(cascade: Cascade, source: Einsum) -> Shift | None:
-    """Whether no output depends on the value of a tensor; None where that cannot be shown."""
+def cancels(
+    cascade: Cascade, source: Einsum, settled: frozenset[str] = frozenset()
+) -> Shift | None:
+    """Whether no output depends on the value of a tensor; None where that cannot be shown.
+
+    Nothing depends on the tensors of `settled` either, so what they read does not matter.
+    """
     scales: dict[str, _Scale] = {}
     touched: list[str] = []
     proof = ""
@@ -89,6 +96,8 @@ def cancels(cascade: Cascade, source: Einsum) -> Shift | None:
     if source.target in outputs:
         return None
     for einsum in cascade.einsums:
+        if einsum.target in settled:
+            continue
         body = einsum.body
         inner = body.body if isinstance(body, Reduce) else body
         guards = [einsum.where, body.where if isinstance(body, Reduce) else None]

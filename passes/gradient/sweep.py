@@ -29,7 +29,7 @@ from attnc.ir.expr import (
     Reduce,
 )
 from attnc.ir.source import InvalidIR
-from attnc.ir.walk import rewrite, substitute
+from attnc.ir.walk import rewrite, substitute, subterms
 from attnc.passes.domain import Domains, Predicates, conjunction, union
 from attnc.passes.fiber import Names
 from attnc.passes.gradient.derivatives import (
@@ -40,7 +40,7 @@ from attnc.passes.gradient.derivatives import (
     product,
     reaches,
 )
-from attnc.passes.gradient.gather import readers
+from attnc.passes.gradient.gather import Points, readers
 from attnc.passes.gradient.monomial import added, ordered
 from attnc.passes.symbolic import extents
 
@@ -253,6 +253,10 @@ class Sweep:
                 self.names.taken.add(decl.name)
                 self.ranks.append(decl)
                 self.classes[decl.name] = decl.name
+        # What a recurrence makes turn by turn is stored in any case.
+        whole = not seen.declared and not self.cascade.iterative()
+        if seen.parted and seen.free and whole:
+            return self._by_parts(part, seen, points, holds)
         body = substitute(part.adjoint, seen.values)
         where = union(tuple(substitute(limit, seen.values) for limit in holds), seen.where)
         # Nothing reads an adjoint but where its tensor exists.
@@ -270,6 +274,28 @@ class Sweep:
         else:
             body = ordered(body)
         return Share(body, where)
+
+    def _by_parts(
+        self, part: Part, seen: Points, points: tuple[str, ...], holds: Predicates
+    ) -> Share:
+        """A share summed where it arises, by parts of the position, and only then put together.
+
+        What is summed is larger than the sum; it would have to be stored to be read by division.
+        """
+        name = self.names.fresh(f"d{part.access.tensor}_parts")
+        read = {
+            term.rank: None
+            for subscript in part.access.subscripts
+            for term in subterms(subscript)
+            if isinstance(term, Index)
+        }
+        ranks = tuple(
+            dict.fromkeys(v for v in (*read, *points) if v in points and v not in seen.free)
+        )
+        missing = conjunction(self._missing(Share(part.adjoint, holds)))
+        body = Reduce("sum", seen.free, ordered(part.adjoint), missing)
+        self._emit(name, ranks, body, None)
+        return Share(Access(name, tuple(seen.values[rank] for rank in ranks)), seen.where)
 
     # -- reductions
 

@@ -51,31 +51,33 @@ class Chunked:
     told: tuple[tuple[Einsum, str], ...]
 
 
-def chunk(
-    cascade: Cascade, rank: str, sizes: tuple[int, int, int], stored: tuple[str, ...]
-) -> Chunked:
+def chunk(cascade: Cascade, rank: str, sizes: tuple[int, ...], stored: tuple[str, ...]) -> Chunked:
     """Every state along `rank` in chunks of as many positions as the smallest that applies.
 
     Of `sizes` the first does always, the second where a gate varies along ranks of its state and
-    has a logarithm, the third where it varies and has none. Tensors in `stored` go through memory.
+    has a logarithm, the third where it varies and has none, the fourth where a step reads what it
+    changes (`targets.Target.chunk`). Tensors in `stored` go through memory.
     Raises NoRecurrence where a step is not linear in its state, and CannotTile where a tensor is
     read at another position of the rank.
     """
     found = recurrences(cascade, rank)
-    size = min(sizes[_depth(cascade, recurrence)] for recurrence in found)
+    size = min(sizes[kind] for recurrence in found for kind in _kinds(cascade, recurrence))
     return _Chunks(cascade, rank, size, stored, found).rewritten()
 
 
-def _depth(cascade: Cascade, recurrence: Recurrence) -> int:
-    """Whether a gate varies along ranks of its state (1), and has no logarithm either (2)."""
+def _kinds(cascade: Cascade, recurrence: Recurrence) -> set[int]:
+    """Which of the sizes of chunks apply to a recurrence."""
     definitions = {e.target: e for e in cascade.einsums}
     gate = gate_of(recurrence.gate, recurrence.rank, definitions)
     inside = tuple(
         rank for rank in recurrence.step.ranks[len(cascade.batch) :] if rank != recurrence.rank
     )
-    if not carried(gate.term, inside):
-        return 0
-    return 1 if gate.logarithm and not gate.steady else 2
+    found = {0}
+    if carried(gate.term, inside):
+        found.add(1 if gate.logarithm and not gate.steady else 2)
+    if recurrence.feedback is not None:
+        found.add(3)
+    return found
 
 
 class _Chunks(Weights):
