@@ -31,24 +31,27 @@ WIDTH = 64
 
 
 def fit(program: Program, streamed: frozenset[str], plan: Mapping) -> Mapping:
-    """The mapping with one tile halved, or as it was where all fit or none may be cut.
+    """The mapping with tiles halved until all fit, or as it was where all do or none may be cut.
 
     `streamed` are the ranks along the tiles of a loop, as far as the compiler chose their size.
     """
+    halved: dict[str, int] = {}
     for kernel in program.kernels:
         sizes = _sizes(kernel, plan)
+        sizes |= {rank: min(size, halved[rank]) for rank, size in sizes.items() if rank in halved}
         cut = streamed | {entry.rank for entry in kernel.grid if entry.tile > 1}
         for ranks in _tiles(kernel.body):
             # A tile of three ranks is no matrix: it lives in registers as it is, beside others.
             most = plan.target.elements // (2 if len(ranks) > 2 else 1)
-            if prod(sizes[rank] for rank in ranks) <= most:
-                continue
             least = FEW if len(ranks) < 3 else 1
-            free = [r for r in ranks if r in cut - plan.fixed and sizes[r] > least]
-            if free:
+            while prod(sizes[rank] for rank in ranks) > most:
+                free = [r for r in ranks if r in cut - plan.fixed and sizes[r] > least]
+                if not free:
+                    break
                 largest = max(free, key=lambda rank: sizes[rank])
-                return replace(plan, tiles={**plan.tiles, largest: sizes[largest] // 2})
-    return plan
+                sizes[largest] //= 2
+                halved[largest] = sizes[largest]
+    return replace(plan, tiles={**plan.tiles, **halved}) if halved else plan
 
 
 def _sizes(kernel: Kernel, plan: Mapping) -> dict[str, int]:
