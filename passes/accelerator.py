@@ -15,8 +15,6 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from math import ceil, prod
 
-import networkx as nx
-
 from attnc.ir.cascade import Cascade, Einsum, base, rank_of
 from attnc.ir.expr import Access, Const, Expr, Extent, Index, Map, Reduce, conjuncts
 from attnc.ir.machine import Array, Machine, Mapping, Overlap
@@ -156,6 +154,8 @@ class _Model:
                     help=f"it has {', '.join(sorted(self.sizes))}",
                 )
         place = {name: i for i, group in enumerate(mapping.overlap) for name in group.einsums}
+        import networkx as nx
+
         stepped = self.cascade.iterative()
         steps = nx.DiGraph()
         for einsum in self.steps:

@@ -46,6 +46,7 @@ PASSES = {
     "paged": {"m": 3, "n": 3, "s": 3},
     "power_max": {"m": 3},
     "probabilities": {"m": 3},
+    "retention": {},
     "rmsnorm": {"d": 2},
     "sigmoid": {},
     "sink_window": {"m": 3},

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"compiler": "attnc", "ir": "attnc/ir", "passes": "attnc/passes",
            "backends": "attnc/backends"}  # fmt: skip
-SHIPPED = (".py", ".lark", ".attn", ".typed")
+SHIPPED = (".py", ".lark", ".attn", ".toml", ".typed")
 
 
 def run(*command: str, cwd: Path = ROOT) -> None:

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import networkx as nx
-
 from attnc.ir.cascade import Cascade, Einsum
 from attnc.ir.expr import ONE, Access, Const, Expr, Extent, Index, Map, Reduce
 from attnc.ir.walk import accesses, free_ranks, rewrite, substitute
@@ -84,6 +82,8 @@ class _Steps:
         for einsum in cascade.einsums:
             start = any(left.step == "start" for left in einsum.left)
             (self.starts if start else self.definitions)[einsum.target] = einsum
+        import networkx as nx
+
         graph = nx.DiGraph()
         for einsum in self.definitions.values():
             graph.add_node(einsum.target)
