@@ -73,7 +73,7 @@ def beside(name: str, arrays: Arrays) -> dict[str, Run]:
     match name:
         case "retention":
             parallel = naive("retention", "naive_retention")
-            q, k, v = tensors(arrays, "Q", "K", "V")
+            q, k, v = (torch.from_numpy(arrays[n]) for n in ("Q", "K", "V"))
             return {"naive_retention": lambda: parallel(q, k, v)}
         case "gla":
             steps = naive("gla", "naive_recurrent_gla")

@@ -145,27 +145,33 @@ class Accumulated(Inside):
         own = self._made(f"{recurrence.state}_{name}", ranks, body, None, recurrence.step.span)
         return gate.value(own)
 
-    def _in_block(self, gate: Gate, recurrence: Recurrence, block: int, which: str) -> Expr | None:
-        """The gates of a block up to a position, before it, or after it; None if there are none."""
-        if block == 1 and which != "until":
+    def _in_block(
+        self, gate: Gate, recurrence: Recurrence, block: int, before: bool
+    ) -> Expr | None:
+        """In an odd block the gates up to a position (with `before` not its own), in an even block
+        those after it; None where there are none."""
+        if block == 1 and before:
             return None
         first, third = Index(self.inner), Index(self.third)
-        value = substitute(self._term(gate, recurrence), {self.inner: third})
-        value = Map("max", (value, Const(LOWEST)))
+        value = Map("max", (self._term(gate, recurrence), Const(LOWEST)))
+        span, ranks = recurrence.step.span, (self.inner, *self._carried(gate, recurrence))
+
+        def gates(logarithm: Expr) -> Expr:
+            name = f"{recurrence.state}_gates"
+            return self._made(name, ranks, Map("exp", (logarithm,)), None, span)
+
         if block == 1:
-            return Map("exp", (substitute(value, {self.third: first}),))
+            odd = Map("==", (Map("%", (first, Const(2))), ONE))
+            mask = Map("select", (odd, Const(1.0), Const(0.0)))
+            way = self._same(f"{recurrence.state}_way", (self.inner,), mask, span)
+            return gates(Map("*", (way, value)))
+        odd = Map("==", (Map("%", (Map("//", (first, Const(block))), Const(2))), ONE))
         own, other = (Map("//", (place, Const(block))) for place in (first, third))
-        order = {"until": ("<=", third, first), "before": ("<", third, first),
-                 "after": ("<", first, third)}  # fmt: skip
-        op, low, high = order[which]
-        inside = Map("and", (Map("==", (own, other)), Map(op, (low, high))))
-        span = recurrence.step.span
-        mask = self._same(
-            f"{recurrence.state}_{which}",
-            (self.inner, self.third),
-            Map("select", (inside, Const(1.0), Const(0.0))),
-            span,
-        )
-        ranks = (self.inner, *self._carried(gate, recurrence))
-        body = Reduce("sum", (self.third,), Map("*", (mask, value)))
-        return Map("exp", (self._made(f"{recurrence.state}_log", ranks, body, None, span),))
+        until = Map("and", (odd, Map("<" if before else "<=", (third, first))))
+        after = Map("and", (Map("not", (odd,)), Map("<", (first, third))))
+        inside = Map("and", (Map("==", (own, other)), Map("or", (until, after))))
+        mask = Map("select", (inside, Const(1.0), Const(0.0)))
+        way = self._same(f"{recurrence.state}_way", (self.inner, self.third), mask, span)
+        body = Map("*", (way, substitute(value, {self.inner: third})))
+        total = Reduce("sum", (self.third,), body)
+        return gates(self._made(f"{recurrence.state}_log", ranks, total, None, span))

@@ -39,7 +39,7 @@ from attnc.passes.recurrences.recurrence import (
     carried,
     recurrences,
 )
-from attnc.passes.recurrences.weights import Update, Weights
+from attnc.passes.recurrences.weights import Update, Weights, constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,10 +276,10 @@ class _Chunks(Weights):
                     )
                 value = self._added(value, own, term.negative)
             else:
-                held, since = self._seen(recurrence, read, term)
-                value = self._added(value, held, term.negative)
+                seen, since = self._seen(recurrence, read, term)
                 for part in since:
-                    value = self._added(value, part, term.negative)
+                    seen = self._added(seen, part, False)
+                value = self._added(value, constant(term, seen), term.negative)
         if value is None:
             raise InvalidIR(f"{self.cascade.name}: {einsum.target} reads nothing")
         self._tile(einsum, value)
@@ -306,10 +306,10 @@ class _Chunks(Weights):
             recurrence, updates=tuple(u for u in recurrence.updates if u.unknown is None)
         )
         own = self._ranks_of(read.einsum)
-        held, since = self._seen(free, read, term)
-        right: Expr = held
+        right, since = self._seen(free, read, term)
         for part in since:
             right = self._added(right, part, False)
+        right = constant(term, right)
         right = self._made(
             f"{read.einsum.target}_right", (self.inner, *own), right, None, read.einsum.span
         )

@@ -5,13 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from attnc.ir.expr import ONE, ZERO, Access, Const, Expr, Index, Map
-from attnc.ir.walk import free_ranks, substitute
+from attnc.ir.walk import accesses, free_ranks, substitute
 from attnc.passes.domain import union
 from attnc.passes.products import Factor, product
 from attnc.passes.recurrences.accumulate import Accumulated
 from attnc.passes.recurrences.inverse import leads
 from attnc.passes.recurrences.linear import Summand
 from attnc.passes.recurrences.recurrence import NoRecurrence, Read, Recurrence, following
+
+
+def varying(term: Summand) -> tuple[Factor, ...]:
+    """The factors of a term that need data or a position; the rest leave every sum."""
+    return tuple(f for f in term.factors if free_ranks(f.expr) or any(accesses(f.expr)))
+
+
+def constant(term: Summand, value: Expr) -> Expr:
+    """A value times the factors of a term that are the same everywhere."""
+    kept = varying(term)
+    return product((Factor(value), *(f for f in term.factors if f not in kept)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +121,7 @@ class Weights(Accumulated):
             for left, subscript in zip(recurrence.step.left, unknown.subscripts)
             if not left.step
         }
-        weight = self._here(term.coefficient, read.einsum)
+        weight = self._here(product(varying(term)), read.einsum)
         subscripts = list(unknown.subscripts)
         subscripts[recurrence.axis] = Index(self.outer)
         entering = self._entering(gate, recurrence, before)
@@ -214,15 +225,12 @@ class Weights(Accumulated):
                 Map("select", (leads(block, rows, columns), Const(1.0), Const(0.0))),
                 span,
             )
-            first = self._in_block(gate, recurrence, block, "before" if before else "until")
-            second = self._in_block(gate, recurrence, block, "after")
+            first = self._in_block(gate, recurrence, block, before)
+            second: Expr | None = None
             if first is not None:
                 first = substitute(first, names)
-            if second is not None:
-                second = substitute(substitute(second, names), {self.inner: columns})
-            gated = first if first is not None else second
-            summed = gated is not None and bool(free_ranks(gated) & frozenset(read.ranks))
-            if summed or gated is None:
+                second = substitute(first, {self.inner: columns})
+            if first is None or free_ranks(first) & frozenset(read.ranks):
                 left, right = self._times(weight, first), self._times(inner, second)
                 value = self._product(recurrence, read, left, right)
                 total = self._added(total, self._times(value, mask), False)
