@@ -13,7 +13,9 @@ from attnc.typed import INT, Abandoned, Errors
 _WITH_RANK_AND_SIZE = ("tile", "split")
 _WITH_RANKS = ("parallel", "stream")
 _WITH_NUMBER = ("warps", "stages")
-VERBS = (*_WITH_RANK_AND_SIZE, *_WITH_RANKS, *_WITH_NUMBER)
+_ON_AN_ARRAY = ("bind", "space")
+_ON_A_MACHINE = (*_ON_AN_ARRAY, "overlap")
+VERBS = (*_WITH_RANK_AND_SIZE, *_WITH_RANKS, *_WITH_NUMBER, *_ON_A_MACHINE)
 
 
 def read_schedule(
@@ -56,25 +58,57 @@ class _Reader:
         if verb not in VERBS:
             help = self.errors.nearest(verb, VERBS) or f"there are {', '.join(VERBS)}"
             self.refuse(f"no directive {verb!r}", line.verb, "E010", help)
+        if verb in _ON_A_MACHINE:
+            return self.on_a_machine(verb, line)
+        if line.on is not None:
+            self.refuse(f"{verb} has no array", line.on, help="that is for bind and space")
         if verb in _WITH_NUMBER:
             if len(line.operands) != 1 or line.by is not None:
                 self.refuse(f"{verb} takes one number", line, help=f"write {verb} 4")
             value = self.value(line.operands[0])
             self.once(verb, "", line)
-            return Directive(verb, (), value, self.span(line))
+            return Directive(verb, (), value, span=self.span(line))
         ranks = tuple(self.rank(operand) for operand in line.operands)
         if verb in _WITH_RANKS:
             if line.by is not None:
                 self.refuse(f"{verb} takes ranks and no size", line.by)
             for rank in ranks:
                 self.once(verb, rank, line)
-            return Directive(verb, ranks, None, self.span(line))
+            return Directive(verb, ranks, span=self.span(line))
         if len(ranks) != 1 or line.by is None:
             self.refuse(f"{verb} takes one rank and a size", line, help=f"write {verb} m by 64")
         assert line.by is not None
         value = self.value(line.by)
         self.once(verb, ranks[0], line)
-        return Directive(verb, ranks, value, self.span(line))
+        return Directive(verb, ranks, value, span=self.span(line))
+
+    def on_a_machine(self, verb: str, line: syntax.DirectiveLine) -> Directive:
+        """A line of the mapping on an accelerator: Einsums or ranks, and the array they are on."""
+        if line.by is not None:
+            self.refuse(f"{verb} takes no size", line.by)
+        if (line.on is not None) != (verb in _ON_AN_ARRAY):
+            ending = " on pe2d" if verb in _ON_AN_ARRAY else ""
+            what = "p, m0" if verb == "space" else "S, G"
+            self.refuse(f"{verb} is written otherwise", line, help=f"write {verb} {what}{ending}")
+        name = self.rank if verb == "space" else self.einsum
+        names = tuple(name(operand) for operand in line.operands)
+        for one in names if verb != "space" else ():
+            self.once(verb, one, line)
+        return Directive(
+            verb, names, array="" if line.on is None else line.on.text, span=self.span(line)
+        )
+
+    def einsum(self, term: syntax.Term) -> str:
+        targets = list(dict.fromkeys(einsum.target for einsum in self.cascade.einsums))
+        match term:
+            case syntax.Name(_, _, text) if text in targets:
+                return text
+            case syntax.Name(_, _, text):
+                self.refuse(f"{self.cascade.name} has no Einsum {text!r}", term, "E010",
+                            self.errors.nearest(text, targets))  # fmt: skip
+            case _:
+                self.refuse("the name of an Einsum is expected here", term)
+        raise Abandoned
 
     def once(self, verb: str, rank: str, line: syntax.DirectiveLine) -> None:
         if (verb, rank) in self.seen:

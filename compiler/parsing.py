@@ -343,8 +343,10 @@ class _Nodes(Transformer[Token, Any]):
     def param(self, name: syntax.Name, kind: syntax.Name, default: Any) -> syntax.ParamLine:
         return syntax.ParamLine(0, 0, name, kind, default)
 
-    def directive(self, verb: syntax.Name, operands: Many, by: Any) -> syntax.DirectiveLine:
-        return syntax.DirectiveLine(0, 0, verb, operands, by)
+    def directive(
+        self, verb: syntax.Name, operands: Many, by: Any, on: Any
+    ) -> syntax.DirectiveLine:
+        return syntax.DirectiveLine(0, 0, verb, operands, by, on)
 
     operands = declared
 

@@ -146,6 +146,7 @@ class DirectiveLine(Node):
     verb: Name
     operands: tuple[Term, ...]
     by: Term | None
+    on: Name | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -90,11 +90,16 @@ class Einsum:
 
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """One line of a schedule: tile, parallel, stream, split, warps, stages."""
+    """One line of a schedule: tile, parallel, stream, split, warps, stages; bind, space, overlap.
+
+    The last three are for a described accelerator. `ranks` are Einsums where they bind or overlap,
+    `array` is what a line ends in with `on`.
+    """
 
     verb: str
     ranks: tuple[str, ...] = ()
     value: Expr | None = None
+    array: str = ""
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 

@@ -113,7 +113,9 @@ def _directive(directive: Directive) -> str:
     match directive.verb:
         case "tile" | "split":
             return f"{directive.verb} {ranks} by {value}"
-        case "parallel" | "stream":
+        case "parallel" | "stream" | "overlap":
             return f"{directive.verb} {ranks}"
+        case "bind" | "space":
+            return f"{directive.verb} {ranks} on {directive.array}"
         case _:
             return f"{directive.verb} {value}"

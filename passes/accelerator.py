@@ -93,7 +93,7 @@ class _Model:
         mapping = machine.mapping
         fits = mapping is not None and set(mapping.bind) == own
         self.shipped = fits
-        self.mapping = mapping if fits and mapping is not None else self._derived()
+        self.mapping = self._scheduled(mapping if fits and mapping is not None else self._derived())
         self._checked()
         self.explained: dict[str, str] = {}
 
@@ -134,6 +134,37 @@ class _Model:
             able = [a for a in (*wanted, *arrays) if kinds <= a.cycles.keys()]
             bind[einsum.target] = (able or wanted)[0].name
         return Mapping(self.cascade.name, rows, columns, space, bind)
+
+    def _scheduled(self, mapping: Mapping) -> Mapping:
+        """A mapping with what the schedule of the cascade fixes."""
+        bind, space = dict(mapping.bind), dict(mapping.space)
+        overlap: list[Overlap] = []
+        for line in self.cascade.schedule:
+            if line.array and line.array not in self.machine.arrays:
+                raise CompileError(
+                    f"{self.machine.name} has no array {line.array}",
+                    line.span,
+                    help=f"there are {', '.join(self.machine.arrays)}",
+                )
+            match line.verb:
+                case "bind":
+                    bind.update(dict.fromkeys(line.ranks, line.array))
+                case "space":
+                    axes = len(self.machine.arrays[line.array].shape)
+                    if len(line.ranks) > axes:
+                        reason = f"{line.array} has {axes} axes, not {len(line.ranks)}"
+                        raise CompileError(reason, line.span)
+                    space[line.array] = line.ranks
+                case "overlap":
+                    overlap.append(Overlap(line.ranks, span=line.span))
+                case _:
+                    pass
+        if overlap:
+            listed = {name for group in overlap for name in group.einsums}
+            rest = tuple(name for name in bind if name not in listed)
+            overlap += [Overlap(rest, span=overlap[-1].span)] if rest else []
+        groups = tuple(overlap) or mapping.overlap
+        return replace(mapping, bind=bind, space=space, overlap=groups)
 
     def _checked(self) -> None:
         mapping = self.mapping

@@ -184,6 +184,10 @@ def mapping(
     return Mapping(target, long, sizes, tiles, fixed, splits, m, p, warps, stages)
 
 
+MODELLED = ("bind", "space", "overlap")
+"""Lines for a described accelerator: kernels have no use for them."""
+
+
 def check_schedule(cascade: Cascade) -> None:
     """Raise CompileError for a schedule that the dependences forbid, at its line.
 
@@ -194,6 +198,8 @@ def check_schedule(cascade: Cascade) -> None:
     reduced = _reduced(cascade)
     carried = {r for t in cascade.outputs for r in t.ranks}
     for line in cascade.schedule:
+        if line.verb in MODELLED:
+            continue
         for rank in line.ranks:
             if rank not in known:
                 raise CompileError(

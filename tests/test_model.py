@@ -194,3 +194,43 @@ def test_the_shipped_machines_are_sound() -> None:
         assert machine(name).clock > 0
     with pytest.raises(attnc.CompileError, match="no machine"):
         machine("abacus")
+
+
+SCHEDULED = """
+schedule attention:
+    space p, m on pe2d
+    bind S, O on pe2d
+    bind G, N, D, A on pe1d
+    overlap S, G
+    overlap N, D, A, O
+"""
+LINES = {
+    "bind S": "bind is written otherwise",
+    "bind X on pe2d": "attention has no Einsum 'X'",
+    "bind S, S on pe2d": "bind S stands twice",
+    "space p by 3": "space takes no size",
+    "space q on pe2d": "attention has no rank 'q'",
+    "space p, m, e on pe2d": "pe2d has 2 axes, not 3",
+    "overlap S on pe2d": "overlap is written otherwise",
+    "tile p by 3 on pe2d": "tile has no array",
+    "bind S on pe9": "fusemax has no array pe9",
+}
+
+
+def test_a_schedule_binds_and_is_no_matter_for_kernels() -> None:
+    text = str(own_cascade("flat"))
+    cascade = attnc.parse(text + SCHEDULED)["attention"]
+    assert attnc.parse(str(cascade))["attention"] == cascade
+    sizes = {"b": 1, "h": 1, "e": 64, "f": 64, "p": 1024, "m": 1024}
+    found = model(cascade, "fusemax", "", sizes)
+    assert found.arrays["N"] == "pe1d" and found.arrays["S"] == "pe2d"
+    plain = model(attnc.parse(text)["attention"], "fusemax", "", sizes)
+    assert found.einsums["N"] == 256 * plain.einsums["N"]
+    assert attnc.compile(cascade, backend="numpy").source
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_that_no_machine_can_follow(line: str) -> None:
+    with pytest.raises(attnc.CompileError, match=LINES[line]):
+        cascade = attnc.parse(f"{own_cascade('flat')}\nschedule attention:\n    {line}\n")
+        model(cascade["attention"], "fusemax", "", {"e": 64, "f": 64, "p": 256, "m": 256})
