@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter
+from typing import Any
 
 from attnc import CallError
 from attnc.accelerators import machine, workload
@@ -131,12 +132,67 @@ def grown() -> list[str]:
 
 
 def figures() -> str:
+    """The paper's figures, by model and length: speed-up, energy, use of the arrays, share of the
+    large array by Einsum, and area (as published) against latency."""
     folder = HERE.parent / "build" / "fusemax"
     folder.mkdir(parents=True, exist_ok=True)
     found = [on(name, "bert", LENGTHS["64K"]) for name in CONFIGURATIONS.values()]
     for ending in ("svg", "png"):
         plot(found, str(folder / f"bert-64k.{ending}"))
+    from matplotlib import pyplot
+
+    points = [(load, label, length) for load in MODELS for label, length in LENGTHS.items()]
+    every = {
+        name: [on(name, load, length) for load, _, length in points]
+        for name in CONFIGURATIONS.values()
+    }
+    first = every["unfused"]
+    shown = {
+        "speed-up over unfused": lambda one, base: base.latency / one.latency,
+        "energy over unfused": lambda one, base: one.energy["total"] / base.energy["total"],
+        "use of the 2D array": lambda one, base: one.utilization["pe2d"],
+        "use of the 1D array": lambda one, base: one.utilization["pe1d"],
+    }
+    for title, value in shown.items():
+        figure, axes = pyplot.subplots(figsize=(11, 3))
+        for number, (name, row) in enumerate(every.items()):
+            places = [place + 0.16 * (number - 2) for place in range(len(points))]
+            axes.bar(places, [value(o, b) for o, b in zip(row, first)], 0.16, label=name)
+        axes.set_xticks(range(len(points)), [f"{x} {y}" for x, y, _ in points], rotation=90)
+        axes.set_ylabel(title)
+        axes.legend(fontsize=7)
+        saved(figure, folder, title)
+    figure, axes = pyplot.subplots(figsize=(7, 3))
+    below = [0.0] * len(points)
+    for einsum in ("BQK", "LM", "SLN", "SLD", "SLNV"):
+        shares = [
+            one.einsums[einsum] / one.latency / machine("fusemax").clock for one in every["fusemax"]
+        ]
+        axes.bar(range(len(points)), shares, bottom=below, label=einsum)
+        below = [a + b for a, b in zip(below, shares)]
+    axes.set_xticks(range(len(points)), [f"{x} {y}" for x, y, _ in points], rotation=90)
+    axes.legend(fontsize=7)
+    saved(figure, folder, "share of the 2D array")
+    figure, axes = pyplot.subplots(figsize=(5, 3))
+    for load in ("BERT", "TrXL"):
+        sweep = [r for r in rows("pareto") if r["accel"] == "proposal" and r["model"] == load]
+        axes.loglog(
+            [float(r["area"]) for r in sweep],
+            [float(r["latency"]) for r in sweep],
+            "o-",
+            label=load,
+        )
+    axes.set_xlabel("area, um^2")
+    axes.set_ylabel("latency, s")
+    axes.legend(fontsize=7)
+    saved(figure, folder, "area and latency")
     return compared(found)
+
+
+def saved(figure: Any, folder: Path, title: str) -> None:
+    figure.tight_layout()
+    for ending in ("svg", "png"):
+        figure.savefig(folder / f"{title.replace(' ', '-')}.{ending}")
 
 
 def main() -> None:
