@@ -176,6 +176,10 @@ class Terms:
                 return POISON
         if any(arg.kind == UNKNOWN for arg in args):
             return POISON
+        whole = op in ("//", "%") and all(fits(arg.kind, INT) for arg in args)
+        if whole and args[1].value is not None and args[1].value == 0:
+            self.errors.add("division by zero", span, code="E040")
+            return POISON
         try:
             value = fold(op, [arg.value for arg in args])
         except OverflowError:

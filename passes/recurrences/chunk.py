@@ -81,6 +81,8 @@ def _kinds(cascade: Cascade, recurrence: Recurrence) -> set[int]:
 
 
 class _Chunks(Weights):
+    """The states of one rank while they are put in chunks."""
+
     def __init__(
         self,
         cascade: Cascade,
@@ -92,7 +94,7 @@ class _Chunks(Weights):
         super().__init__(cascade, rank, size, stored)
         self.found = found
         self.dependent = self._dependents()
-        self.inside = self.stored - self.dependent
+        self.stored = self.stored - self.dependent  # What the sweep makes it need not read.
         self.told: list[tuple[Einsum, str]] = []
 
     def _dependents(self) -> frozenset[str]:
@@ -122,7 +124,6 @@ class _Chunks(Weights):
 
     def rewritten(self) -> Chunked:
         by_state = {r.state: r for r in self.found}
-        self.stored = self.inside
         inner = {r.feedback.einsum.target for r in self.found if r.feedback is not None}
         wanted = {t.name for t in self.cascade.outputs} | set(self.stored | self._remembered)
         for einsum in self.cascade.einsums:
