@@ -10,28 +10,19 @@ instances that run at a time, and what is allocated beyond inputs, outputs and g
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from cpu_attention import interleaved, machine
 
 import attnc
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE.parent / "examples"
 REPEATS = 5
-
-
-def seconds(step: Callable[[], Any]) -> float:
-    """The best of several runs, after one that compiles."""
-    step()
-    found = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        step()
-        found.append(time.perf_counter() - start)
-    return min(found)
 
 
 def step(forward: Callable[..., Any], leaves: list[Any], cotangent: Any) -> Callable[[], Any]:
@@ -50,16 +41,27 @@ def main() -> None:
     leaves = [torch.randn(shape, requires_grad=True) for _ in range(3)]
     cotangent = torch.randn(shape)
     attention = torch.nn.functional.scaled_dot_product_attention
+    lines = [
+        "# Forward and backward on a CPU",
+        "",
+        f"{' x '.join(map(str, shape))}, float32. {machine()}. Medians of {REPEATS} steps, both",
+        "sides in turn. Written by `benchmarks/gradients.py`.",
+        "",
+        "| case | attnc, ms | scaled_dot_product_attention, ms | ratio |",
+        "| --- | ---: | ---: | ---: |",
+    ]
     for name, causal in (("attention", False), ("causal", True)):
         (cascade,) = attnc.load(EXAMPLES / f"{name}.attn").cascades.values()
-        ours = seconds(step(attnc.torch.function(cascade), leaves, cotangent))
-        theirs = seconds(
-            step(lambda *x: attention(*x, is_causal=causal), leaves, cotangent)  # noqa: B023
-        )
-        print(
-            f"{name:<10} {'x'.join(map(str, shape))}  attnc {ours:.3f} s  torch {theirs:.3f} s  "
-            f"ratio {ours / theirs:.2f}"
-        )
+        sides = {
+            "attnc": step(attnc.torch.function(cascade), leaves, cotangent),
+            "torch": step(partial(attention, is_causal=causal), leaves, cotangent),
+        }
+        times = interleaved(sides, REPEATS)
+        ours, theirs = times["attnc"], times["torch"]
+        lines.append(f"| {name} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.2f} |")
+    text = "\n".join(lines) + "\n"
+    (HERE / "gradients.md").write_text(text, encoding="utf-8")
+    print(text, end="")
 
 
 if __name__ == "__main__":
