@@ -2,9 +2,8 @@
 
     python benchmarks/gradients.py [--heads 8] [--extent 2048] [--width 64] [--threads 2]
 
-Prints, for each form, the seconds of forward and backward together, best of several, and the ratio
-to `scaled_dot_product_attention`, both sides measured in one run. The peak counts tiles of all
-instances that run at a time, and what is allocated beyond inputs, outputs and gradients.
+Times are medians of forward and backward together, both sides in turn. Writes
+benchmarks/gradients.md.
 """
 
 from __future__ import annotations
