@@ -20,7 +20,7 @@ from attnc.passes.extents import Extents
 from attnc.passes.fiber import Names
 from attnc.passes.ranges import WHOLE, Live, Piece, Range, all_of, live, possible
 from attnc.passes.reach import Edges, Space, varies
-from attnc.passes.scopes import Known, Scope, Value
+from attnc.passes.scopes import OUTSIDE, Known, Scope, Value
 from attnc.passes.segments import segments, shared
 from attnc.passes.skip import skippable
 from attnc.passes.stages import Stages
@@ -294,7 +294,8 @@ class Loops(Values):
         if found is not None:
             return found[0]
         depth = self.scopes.depth
-        name = self.scopes.fresh(f"{tile.name}_{op}", depth)
+        # A body begun earlier may have this name: it is taken for good.
+        name = self.scopes.fresh(f"{tile.name}_{op}", OUTSIDE)
         self.scopes.emit(Fold(name, (), op, tile, tile.ranks), depth)
         return self.scopes.keep((op, tile), Tile(name, ()), depth)[0]
 

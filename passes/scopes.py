@@ -36,6 +36,10 @@ class Scope:
     reduced: list[tuple[str, Known]] = field(default_factory=list)
 
 
+OUTSIDE = -1
+"""No depth: a name for anywhere."""
+
+
 class Scopes:
     """The open scopes, outermost first, and the names given out."""
 
@@ -49,7 +53,10 @@ class Scopes:
         return len(self.open) - 1
 
     def fresh(self, wish: str, depth: int) -> str:
-        """A name for a tile at some depth; bodies of one loop may use the same names again."""
+        """A name for a tile at some depth; bodies of one loop may use the same names again.
+
+        At a depth that is not the one at hand, and so at `OUTSIDE`, a name is used only once.
+        """
         taken = self.names if depth == self.depth else self.ever
         name, count = wish, 1
         while name in taken:
