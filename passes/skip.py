@@ -12,10 +12,11 @@ import math
 from attnc.ir.algebra import MONOIDS
 from attnc.ir.cascade import Cascade, Einsum
 from attnc.ir.expr import ONE, Access, Const, Expr, Index, Map, Reduce
-from attnc.ir.walk import rewrite
+from attnc.ir.walk import rewrite, subterms
 from attnc.passes.probe import probe
 
 TOLERANCE = 1e-9
+MOST_CHOICES = 4
 
 
 def skippable(
@@ -51,7 +52,44 @@ def skippable(
         before = Access(name, tuple(Index(left.rank) for left in einsum.left))
         values: dict[Expr, float] = {}
         old = probe(before, values)
-        new = probe(opened(einsum.body, 0), values)
-        if not math.isclose(old, new, rel_tol=TOLERANCE):
+        choices = _choices(opened(einsum.body, 0))
+        if choices is None:
             return False
+        for body in choices:
+            if not math.isclose(old, probe(body, values), rel_tol=TOLERANCE):
+                return False
     return True
+
+
+def _choices(body: Expr) -> tuple[Expr, ...] | None:
+    """What a body may come down to, by the choices that it makes by position: a generic position
+    would make only one of them. None where they are too many."""
+    conditions = {
+        term.args[0]
+        for term in subterms(body)
+        if isinstance(term, Map) and term.op == "select" and _positional(term.args[0])
+    }
+    if len(conditions) > MOST_CHOICES:
+        return None
+    found: tuple[Expr, ...] = (body,)
+    for condition in conditions:
+        found = tuple(_settled(one, condition, value) for one in found for value in (True, False))
+    return found
+
+
+def _positional(expr: Expr) -> bool:
+    """Whether a position stands in an expression as a number, not as a subscript."""
+    match expr:
+        case Index():
+            return True
+        case Map(_, args):
+            return any(_positional(arg) for arg in args)
+        case _:
+            return False
+
+
+def _settled(body: Expr, condition: Expr, value: bool) -> Expr:
+    def rule(term: Expr) -> Expr | None:
+        return Const(value) if term == condition else None
+
+    return rewrite(body, rule)

@@ -94,6 +94,8 @@ class _Sum:
             raise _Stays
         if einsum.where is not None or einsum.dtype is not None:
             raise _Stays
+        if set(einsum.ranks) & {rank for _, rank in self.stepped.values()}:
+            raise _Stays  # A state of its own would have to be there at every turn.
         self.counts = body.op == "any"
         self.body = body if body.op == "sum" else self._counted(body)
         classes = rank_of(cascade)
