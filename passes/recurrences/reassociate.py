@@ -27,7 +27,7 @@ from attnc.ir.cascade import Cascade, Einsum, Left, Step, base, rank_of
 from attnc.ir.expr import ONE, ZERO, Access, Const, Expr, Extent, Index, Map, Reduce, conjuncts
 from attnc.ir.walk import accesses, free_ranks, substitute
 from attnc.passes.clean import remove_dead
-from attnc.passes.cut import long_ranks
+from attnc.passes.cut import heavy, long_ranks
 from attnc.passes.domain import Domains, conjunction
 from attnc.passes.fiber import Names, plain
 from attnc.passes.products import MOST_FACTORS, MOST_TERMS, Factor, product
@@ -50,14 +50,23 @@ class _Term:
 
 def reassociate(cascade: Cascade, sizes: Mapping[str, int] | None = None) -> Cascade:
     """The cascade with every sum regrouped whose work falls; `sizes` are extents that are known."""
-    long = long_ranks(cascade)
-    names = Names(cascade)
+    facts = _Facts(
+        cascade,
+        {e.target: e for e in cascade.einsums},
+        frozenset(cascade.iterative()),
+        frozenset(rank for _, rank in cascade.iterative().values()),
+        long_ranks(cascade),
+        heavy(cascade),
+        rank_of(cascade),
+        Names(cascade),
+        sizes or {},
+    )
     opened: set[str] = set()
     einsums: list[Einsum] = []
     steps: list[Step] = []
     for einsum in cascade.einsums:
         try:
-            own = _Sum(cascade, einsum, long, names, sizes or {})
+            own = _Sum(facts, einsum)
             made = own.regrouped()
         except _Stays:
             einsums.append(einsum)
@@ -73,39 +82,48 @@ def reassociate(cascade: Cascade, sizes: Mapping[str, int] | None = None) -> Cas
     return replace(result, derivation=(*cascade.derivation, *steps))
 
 
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is asked of a cascade, once for all its sums.
+
+    `stepped` are its iterative tensors and `loops` the ranks that they step along.
+    """
+
+    cascade: Cascade
+    definitions: dict[str, Einsum]
+    stepped: frozenset[str]
+    loops: frozenset[str]
+    long: frozenset[str]
+    heavy: frozenset[str]
+    classes: dict[str, str]
+    names: Names
+    sizes: Mapping[str, int]
+
+
 class _Sum:
     """One sum over a long rank of an Einsum that carries another."""
 
-    def __init__(
-        self,
-        cascade: Cascade,
-        einsum: Einsum,
-        long: frozenset[str],
-        names: Names,
-        sizes: Mapping[str, int],
-    ) -> None:
-        self.cascade, self.einsum, self.names, self.sizes = cascade, einsum, names, sizes
-        self.definitions = {e.target: e for e in cascade.einsums}
-        self.stepped = cascade.iterative()
+    def __init__(self, facts: _Facts, einsum: Einsum) -> None:
+        self.facts, self.einsum = facts, einsum
+        self.cascade, self.definitions = facts.cascade, facts.definitions
         self.opened: set[str] = set()
         self.causal = False
         body = einsum.body
-        if not isinstance(body, Reduce) or einsum.target in self.stepped:
+        if not isinstance(body, Reduce) or einsum.target in facts.stepped:
             raise _Stays
         if einsum.where is not None or einsum.dtype is not None:
             raise _Stays
-        if set(einsum.ranks) & {rank for _, rank in self.stepped.values()}:
+        if set(einsum.ranks) & facts.loops:
             raise _Stays  # A state of its own would have to be there at every turn.
-        self.counts = body.op == "any"
-        self.body = body if body.op == "sum" else self._counted(body)
-        classes = rank_of(cascade)
+        classes, long, batch = facts.classes, facts.long, facts.cascade.batch
         self.inner = frozenset(r for r in body.ranks if classes.get(r, base(r)) in long)
         self.outer = frozenset(
-            r for r in einsum.ranks if classes.get(r, r) in long and r not in cascade.batch
+            r for r in einsum.ranks if classes.get(r, r) in long and r not in batch
         )
         if not self.inner or not self.outer:
             raise _Stays
-        self.long = long
+        self.counts = body.op == "any"
+        self.body = body if body.op == "sum" else self._counted(body)
 
     def _counted(self, body: Reduce) -> Reduce:
         """Whether any point exists, as how many of them do."""
@@ -236,14 +254,18 @@ class _Sum:
         """A tensor by its definition, if that is a product or a sum of products."""
         einsum = self.definitions.get(access.tensor)
         atom = (_Term(False, (Factor(access),), (), ()),)
-        if einsum is None or access.tensor in self.stepped or not plain(access):
+        if einsum is None or access.tensor in self.facts.stepped or not plain(access):
             return atom
         if einsum.dtype is not None:
             return atom
         body, where = einsum.body, einsum.where
         ranks: tuple[str, ...] = ()
         if isinstance(body, Reduce):
-            if body.op != "sum" or body.where is not None or frozenset(body.ranks) & self.long:
+            if (
+                body.op != "sum"
+                or body.where is not None
+                or frozenset(body.ranks) & self.facts.long
+            ):
                 return atom
             ranks, body = body.ranks, body.body
         names = {left.rank: s for left, s in zip(einsum.left, access.subscripts)}
@@ -282,7 +304,7 @@ class _Sum:
                 if rank not in self.inner and rank not in self.cascade.batch
             )
         )
-        if frozenset(kept) & self.long or not (inner or masks):
+        if frozenset(kept) & self.facts.long or not (inner or masks):
             raise _Stays
         if any(self._undefined(factor, masks) for factor in outer):
             raise _Stays
@@ -316,16 +338,16 @@ class _Sum:
         """Whether the work is less. Where extents are not known, long ranks are longer than a
         state of two ranks has elements, and no longer than one of three."""
         known = [*self.inner, *self.outer, *summed, *kept]
-        if any(rank.rstrip("'") not in self.sizes for rank in known):
+        if any(rank.rstrip("'") not in self.facts.sizes for rank in known):
             return len(kept) <= 2
-        size = {rank: self.sizes[rank.rstrip("'")] for rank in known}
+        size = {rank: self.facts.sizes[rank.rstrip("'")] for rank in known}
         inner, outer = prod(size[r] for r in self.inner), prod(size[r] for r in self.outer)
         result = [r for r in kept if r not in summed]
         before = inner * outer * (prod(size[r] for r in summed) + prod(size[r] for r in result))
         return (inner + outer) * prod(size[r] for r in kept) < before
 
     def _named(self, name: str, ranks: tuple[str, ...], body: Expr, out: list[Einsum]) -> Expr:
-        fresh = self.names.fresh(name)
+        fresh = self.facts.names.fresh(name)
         left = tuple(Left(rank) for rank in ranks)
         out.append(Einsum(fresh, left, body, None, None, self.einsum.span))
         return Access(fresh, tuple(Index(rank) for rank in ranks))
@@ -342,6 +364,8 @@ class _Sum:
         """The state of a recurrence that sums the inner side up to a position of the outer."""
         if len(self.inner) != 1 or len(self.outer) != 1 or len(masks) != 1:
             raise _Stays
+        if any(a.tensor in self.facts.heavy for f in inner for a in accesses(f.expr)):
+            raise _Stays  # What took a long sum to make is there before it is added up.
         (key,), (query,) = self.inner, self.outer
         after = masks[0] in (
             Map("<=", (Index(key), Index(query))), Map(">=", (Index(query), Index(key))),
@@ -362,7 +386,7 @@ class _Sum:
         inside = conjunction((*self._exists(key, query), *(substitute(part, at) for part in own)))
         if inside is not None:
             added = Map("select", (inside, added, ZERO))
-        fresh = self.names.fresh(f"{self.einsum.target}_state")
+        fresh = self.facts.names.fresh(f"{self.einsum.target}_state")
         batch = tuple(Left(r) for r in self.cascade.batch)
         rest = tuple(Left(r) for r in kept)
         ranks = (*self.cascade.batch, query, *kept)
@@ -384,7 +408,7 @@ class _Sum:
     def _exists(self, key: str, query: str) -> tuple[Expr, ...]:
         """What must hold for a position of the queries to be one of the keys."""
         sizes = {decl.name: decl.extent for decl in self.cascade.ranks}
-        classes = rank_of(self.cascade)
+        classes = self.facts.classes
         first, second = (classes.get(rank, base(rank)) for rank in (key, query))
         same = sizes.get(first, Extent(first)) == sizes.get(second, Extent(second))
         return () if same else (Map("<", (Index(query), Extent(key))),)
