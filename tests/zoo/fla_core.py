@@ -1,7 +1,8 @@
 """Reference functions of fla-core, run in float64 on a CPU.
 
 The package asks for a GPU when it is imported, so a function is taken from its file; and it
-computes in float32, so the text is read with float64 in its place. Nothing else of it is changed.
+computes in float32, so the text is read with float64 in its place, which is torch's default type
+meanwhile. Nothing else of it is changed.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ def call(
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return tensor.transpose(1, 2).contiguous() if timed and tensor.ndim > 2 else tensor
 
-    result = naive(path, function)(*map(given, arrays), **options)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        result = naive(path, function)(*map(given, arrays), **options)
+    finally:
+        torch.set_default_dtype(usual)
     first = result[0] if isinstance(result, tuple) else result
     return (first.transpose(1, 2) if timed else first).numpy()
