@@ -12,6 +12,9 @@ from attnc.ir.machine import Array, Fetched, Machine, Mapping, Memory, Overlap
 from attnc.ir.source import CompileError, Source, Span
 
 KINDS = ("multiply-add", "multiply", "add", "max", "divide", "exp", "other")
+MAPPED = (
+    "cascade", "rows", "columns", "space", "bind", "overlap", "phases", "fetched", "held",
+)  # fmt: skip
 FIELDS = ("name", "clock", "word", "buffer", "memory", "arrays", "mapping")
 
 
@@ -83,11 +86,17 @@ class _Reader:
             clock=self.positive(data, "clock"),
             word=int(self.positive(data, "word")),
             buffer=int(self.positive(data, "buffer")),
-            memory=Memory(self.positive(memory, "bandwidth"), self.number(memory, "energy", 0.0)),
+            memory=self.memory(memory),
             arrays=arrays,
             mapping=self.mapping(data["mapping"], arrays) if "mapping" in data else None,
             span=self.span("name"),
         )
+
+    def memory(self, table: dict[str, Any]) -> Memory:
+        energy = self.number(table, "energy", 0.0)
+        if energy < 0:
+            raise self.error(f"energy is {energy:g}, and must not be below 0", "energy")
+        return Memory(self.positive(table, "bandwidth"), energy)
 
     def array(self, name: str, table: Any) -> Array:
         if not isinstance(table, dict):
@@ -158,14 +167,29 @@ class _Reader:
         listed = [name for phase in phases for name in phase]
         if phases and sorted(listed) != sorted(bind):
             raise self.error("every Einsum is in one phase", "phases")
-        fetched = tuple(
-            Fetched(str(f["rank"]), int(f["extent"]), {k: float(v) for k, v in f["times"].items()})
-            for f in table.get("fetched", [])
-        )
+        fetched = tuple(self.fetched(entry) for entry in table.get("fetched", []))
+        for key in table:
+            if key not in MAPPED:
+                raise self.error(f"a mapping has no {key!r}", key, f"it has {', '.join(MAPPED)}")
         rows, columns = str(table.get("rows", "")), str(table.get("columns", ""))
         cascade = str(table.get("cascade", ""))
         held = int(self.number(table, "held", 0))
+        if held < 0:
+            raise self.error(f"held is {held}, and must not be below 0", "held")
         return Mapping(cascade, rows, columns, space, bind, tuple(overlap), phases, fetched, held)
+
+    def fetched(self, entry: Any) -> Fetched:
+        """How often tensors are moved at one extent."""
+        match entry:
+            case {"rank": str(rank), "extent": int(extent), "times": dict(times)} if all(
+                isinstance(v, int | float) for v in times.values()
+            ):
+                return Fetched(rank, extent, {name: float(v) for name, v in times.items()})
+            case _:
+                raise self.error(
+                    "an entry has a rank, an extent and times", "[[mapping.fetched]]",
+                    'write rank = "m", extent = 1024, times = { K = 2 }',
+                )  # fmt: skip
 
     # -- parts
 

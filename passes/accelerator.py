@@ -82,6 +82,11 @@ class _Model:
                 cascade.span,
                 help=f"give it: --size {name}=1024, or a workload that has it",
             )
+        for name, size in self.sizes.items():
+            if size < 1:
+                raise CompileError(
+                    f"rank {name} has {size} positions", cascade.span, help="there is at least one"
+                )
         self.steps = [
             e for e in cascade.einsums if not any(left.step == "start" for left in e.left)
         ]
