@@ -27,6 +27,8 @@ SLOW = {"paged", "decode"}
 WIDE = {"mixformer_mam", "mvpa", "neighborhood_3d", "emov2", "dlgsanet"}
 """Entries of the zoo whose images the interpreter takes long over, or has no memory for."""
 DOUBLE = np.dtype(np.float64)
+SIGNS = {"mesa_net": {"beta": 1, "lam": 4, "g": -1}}
+"""What the sizes of inputs are multiplied by: a matrix without a sign is solved by no digits."""
 STEPS = (1e-5, 1e-7)
 """Half the distance of the ends of a finite difference; near a kink only the smaller will do."""
 
@@ -66,6 +68,7 @@ def arguments(found: Gradient, cascade: Cascade, arrays: Arrays) -> tuple[Arrays
 
 def inputs(cascade: Cascade, sizes: dict[str, int] | None = None) -> Arrays:
     arrays = sample(cascade, default_sizes(cascade) | (sizes or {}), dtype="f64", seed=3)
+    arrays |= {name: s * abs(arrays[name]) for name, s in SIGNS.get(cascade.name, {}).items()}
     return {k: v.astype(DOUBLE) if v.dtype.kind == "f" else v for k, v in arrays.items()}
 
 

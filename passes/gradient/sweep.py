@@ -29,7 +29,7 @@ from attnc.ir.expr import (
     Reduce,
 )
 from attnc.ir.source import InvalidIR
-from attnc.ir.walk import rewrite, substitute, subterms
+from attnc.ir.walk import accesses, rewrite, substitute, subterms
 from attnc.passes.domain import Domains, Predicates, conjunction, union
 from attnc.passes.fiber import Names
 from attnc.passes.gradient.derivatives import (
@@ -255,7 +255,7 @@ class Sweep:
                 self.classes[decl.name] = decl.name
         # What a recurrence makes turn by turn is stored in any case.
         whole = not seen.declared and not self.cascade.iterative()
-        if seen.parted and seen.free and whole:
+        if (seen.parted and seen.free and whole) or self._strays(part.adjoint, seen):
             return self._by_parts(part, seen, points, holds)
         body = substitute(part.adjoint, seen.values)
         where = union(tuple(substitute(limit, seen.values) for limit in holds), seen.where)
@@ -275,6 +275,12 @@ class Sweep:
             body = ordered(body)
         return Share(body, where)
 
+    def _strays(self, adjoint: Expr, seen: Points) -> bool:
+        """Whether a recurrence would be read at other steps than the one at hand."""
+        stepping = self.cascade.iterative()
+        turns = (stepping[a.tensor][1] for a in accesses(adjoint) if a.tensor in stepping)
+        return any(seen.values.get(turn, Index(turn)) != Index(turn) for turn in turns)
+
     def _by_parts(
         self, part: Part, seen: Points, points: tuple[str, ...], holds: Predicates
     ) -> Share:
@@ -293,9 +299,16 @@ class Sweep:
             dict.fromkeys(v for v in (*read, *points) if v in points and v not in seen.free)
         )
         missing = conjunction(self._missing(Share(part.adjoint, holds)))
-        body = Reduce("sum", seen.free, ordered(part.adjoint), missing)
-        self._emit(name, ranks, body, None)
-        return Share(Access(name, tuple(seen.values[rank] for rank in ranks)), seen.where)
+        summed = tuple(rank for rank in seen.free if rank in points)
+        if summed:
+            self._emit(name, ranks, Reduce("sum", summed, ordered(part.adjoint), missing), None)
+        else:
+            self._emit(name, ranks, ordered(part.adjoint), missing)
+        whole = Access(name, tuple(seen.values[rank] for rank in ranks))
+        rest = tuple(own for rank, own in zip(seen.free, seen.summed) if rank not in points)
+        if not rest:
+            return Share(whole, seen.where)
+        return Share(Reduce("sum", rest, whole, conjunction(seen.where)), ())
 
     # -- reductions
 

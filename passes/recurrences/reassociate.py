@@ -124,6 +124,7 @@ class _Sum:
             raise _Stays
         self.counts = body.op == "any"
         self.body = body if body.op == "sum" else self._counted(body)
+        self.used = {*body.ranks, *einsum.ranks}
 
     def _counted(self, body: Reduce) -> Reduce:
         """Whether any point exists, as how many of them do."""
@@ -222,33 +223,19 @@ class _Sum:
         found: list[_Term] = []
         for a in left:
             for b in right:
-                own = self._primed(b, {*a.ranks, *self.body.ranks, *self.einsum.ranks})
-                factors = (*a.factors, *own.factors)
+                factors = (*a.factors, *b.factors)
                 if len(factors) > MOST_FACTORS:
                     raise _Stays
-                found.append(_Term(a.negative != b.negative, factors, (*a.ranks, *own.ranks),
-                                   tuple(dict.fromkeys((*a.where, *own.where)))))  # fmt: skip
+                found.append(_Term(a.negative != b.negative, factors, (*a.ranks, *b.ranks),
+                                   tuple(dict.fromkeys((*a.where, *b.where)))))  # fmt: skip
         return tuple(found)
 
-    def _primed(self, term: _Term, taken: set[str]) -> _Term:
-        """A term whose own summed ranks are none of those in use."""
-        names: dict[str, Expr] = {}
-        for rank in term.ranks:
-            fresh = rank
-            while fresh in taken:
-                fresh += "'"
-            taken.add(fresh)
-            if fresh != rank:
-                names[rank] = Index(fresh)
-        if not names:
-            return term
-        renamed = {r: n.rank for r, n in names.items() if isinstance(n, Index)}
-        return replace(
-            term,
-            factors=tuple(Factor(substitute(f.expr, names), f.inverse) for f in term.factors),
-            ranks=tuple(renamed.get(r, r) for r in term.ranks),
-            where=tuple(substitute(part, names) for part in term.where),
-        )
+    def _unused(self, rank: str) -> str:
+        """A variable over a rank that nothing else in the sum is called: none is captured."""
+        while rank in self.used:
+            rank += "'"
+        self.used.add(rank)
+        return rank
 
     def _open(self, access: Access) -> tuple[_Term, ...]:
         """A tensor by its definition, if that is a product or a sum of products."""
@@ -269,13 +256,11 @@ class _Sum:
                 return atom
             ranks, body = body.ranks, body.body
         names = {left.rank: s for left, s in zip(einsum.left, access.subscripts)}
-        fresh: dict[str, Expr] = {
-            r: Index(f"{r}'") for r in ranks if any(Index(r) == s for s in access.subscripts)
-        }
+        bound = tuple(self._unused(rank) for rank in ranks)
+        fresh = {rank: Index(own) for rank, own in zip(ranks, bound)}
         body = substitute(body, {**names, **fresh})
         self.opened.add(access.tensor)
         own = tuple(substitute(part, names) for part in conjuncts(where))
-        bound = tuple(s.rank if isinstance(s := fresh.get(r), Index) else r for r in ranks)
         return tuple(
             replace(t, ranks=(*bound, *t.ranks), where=(*own, *t.where)) for t in self._terms(body)
         )
