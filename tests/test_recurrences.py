@@ -108,6 +108,14 @@ RECURRENCES = {
     + "    S[t+1, d, f] = exp(g[t, d]) * S[t, d, f] - K[t, d] * beta[t] * R[t, f]"
     + " + K[t, d] * V[t, f]\n"
     + AFTER,
+    "a step that keeps the state": START
+    + "    S[t+1, d, f] = select(a[t] > 0.4, exp(g[t, d]) * S[t, d, f] + K[t, d] * V[t, f], "
+    + "S[t, d, f])\n"
+    + AFTER,
+    "one of two gates": START
+    + "    S[t+1, d, f] = select(t % 3 == 0, a[t] * S[t, d, f], K[t, d] * V[t, f] "
+    + "- beta[t] * S[t, d, f])\n"
+    + AFTER,
     "no sum at all": "    S[0, f] = 0\n"
     + "    S[t+1, f] = exp(-abs(V[t, f])) * S[t, f] + a[t] * V[t, f]\n"
     + "    O[t, f] = S[t+1, f] * beta[t]\n",
@@ -206,6 +214,9 @@ REFUSED = {
     + "    R[t, f] = K[t, d] * S[t, d, f]\n"
     + "    S[t+1, d, f] = exp(-abs(V[t, f])) * S[t, d, f] - K[t, d] * R[t, f]\n"
     + AFTER,
+    "has steps that may not exist": START
+    + "    S[t+1, d, f] = select(t > 0 and a[t] > a[t-1], S[t, d, f], 0) + K[t, d] * V[t, f]\n"
+    + AFTER,
     "adds what is no product of factors along d, f": START
     + "    S[t+1, d, f] = S[t, d, f] + exp(K[t, d] * V[t, f])\n"
     + AFTER,
@@ -223,6 +234,10 @@ def test_a_step_that_is_not_linear_stays_a_step(reason: str) -> None:
     with pytest.raises(NoRecurrence) as refused:
         chunk(normalise(one), "t", (8,) * 4, ())
     assert refused.value.reason == reason
+    if "exist" in reason:
+        with pytest.raises(attnc.CompileError, match="a step of S may be empty"):
+            attnc.compile(one, backend="numpy")
+        return
     inputs = drawn(one, t=5)
     inputs["Q"], inputs["V"] = inputs["Q"] / 9, inputs["V"] / 9
     expected = attnc.compile(one, backend="interpreter")(**inputs)
@@ -236,6 +251,8 @@ REGROUPED = {
     "sums over all keys": f"{TWO} -> O[p, f]:\n{QK}\n{SUM}",
     "up to the query": f"{TWO} -> O[p, f]:\n{QK} where m <= p\n{SUM}",
     "before the query": f"{TWO} -> O[p, f]:\n{QK} where m < p\n{SUM}",
+    "the same tensor on both sides": "cascade q[b, h](Q[p, e], K[m, e], a[h;]) -> O[p, e]:\n"
+    f"{QK} where m <= p\n    O[p, e] = S[p, m] * K[m, e]\n",
     "powers of the distance": f"{TWO} -> O[p, f]:\n{QK} * a[h] ** (p - m) where m <= p\n{SUM}",
     "exponentials of the distance": f"{TWO} -> O[p, f]:\n{QK} * exp(-a[h] * (p - m)) where m <= p\n"
     + SUM,
@@ -276,6 +293,31 @@ def test_a_sum_is_regrouped(name: str) -> None:
 def test_a_sum_stays(name: str) -> None:
     one = cascade(STAYING[name])
     assert "reassociation" not in {step.law for step in attnc.optimize(one).derivation}
+
+
+@pytest.mark.parametrize("length", [1, 64, 150])
+def test_batch_entries_of_different_length(length: int) -> None:
+    """An entry's state ends with its last token, and what lies behind it is neither read nor 0."""
+    one = cascade(
+        "cascade r[b, h](Q[t, d], K[t, d], V[t, f], g[t, d], n[b;]: int) -> O[t, f], F[d, f]:\n"
+        "    S[0, d, f] = 0\n"
+        "    S[t+1, d, f] = select(t < n[b], exp(g[t, d]) * S[t, d, f] + K[t, d] * V[t, f], "
+        "S[t, d, f])\n"
+        "    O[t, f] = Q[t, d] * S[t+1, d, f] where t < n[b]\n"
+        "    F[d, f] = S[|t|, d, f]\n"
+    )
+    inputs = drawn(one, t=length, b=3, n=3) | {"n": np.array([0, length // 3, length])}
+    kernel = attnc.compile(one, backend="numpy")
+    whole = kernel(**inputs)
+    assert "chunk" in kernel.source or "scan" in kernel.source
+    same(whole, attnc.compile(one, backend="interpreter")(**inputs), 1e-11)
+    for entry, tokens in enumerate(inputs["n"]):
+        own = {k: v[entry : entry + 1] for k, v in inputs.items() if k != "n"}
+        own = {k: v[:, :, :tokens] for k, v in own.items()} | {"n": np.array([tokens])}
+        alone = kernel(**own)
+        same(alone.O, whole.O[entry : entry + 1, :, :tokens], 1e-11) if tokens else None
+        same(alone.F, whole.F[entry : entry + 1], 1e-11)
+        assert not whole.O[entry, :, tokens:].any()
 
 
 def test_a_short_sequence_stays_quadratic() -> None:

@@ -67,10 +67,8 @@ def summands(expr: Expr, unknown: Callable[[Access], bool]) -> tuple[Summand, ..
             if _depends(right, unknown):
                 raise NotLinear(expr, "divides by the state")
             return _scaled(summands(left, unknown), right, True)
-        case Map("select", (condition, Const(0), other)) if not _depends(condition, unknown):
-            return _scaled(summands(other, unknown), Map("select", (condition, ZERO, ONE)), False)
-        case Map("select", (condition, other, Const(0))) if not _depends(condition, unknown):
-            return _scaled(summands(other, unknown), Map("select", (condition, ONE, ZERO)), False)
+        case Map("select", (condition, chosen, other)) if not _depends(condition, unknown):
+            return _chosen(condition, summands(chosen, unknown), summands(other, unknown))
         case Map(op, _):
             raise NotLinear(expr, f"takes {op} of the state, which is not linear")
         case Cast(dtype, _):
@@ -81,6 +79,33 @@ def summands(expr: Expr, unknown: Callable[[Access], bool]) -> tuple[Summand, ..
             raise NotLinear(
                 expr, f"does more to the state than adding and scaling: {print_expr(expr)}"
             )
+
+
+def _chosen(
+    condition: Expr, first: tuple[Summand, ...], second: tuple[Summand, ...]
+) -> tuple[Summand, ...]:
+    """A choice between two sums: of the coefficients of what stands in both, else of 1 and 0."""
+    shared = [
+        (one, other)
+        for one in first
+        for other in second
+        if one.unknown is not None and one.unknown == other.unknown
+    ]
+    whole = len({one.unknown for one, _ in shared}) == len(shared)
+    found: list[Summand] = []
+    for one, other in shared if whole else ():
+        sides = (_signed(one), _signed(other))
+        gate = sides[0] if sides[0] == sides[1] else Map("select", (condition, *sides))
+        found.append(Summand(False, tuple(_factors(gate)), one.unknown))
+    done = {side.unknown for side in found}
+    for side, share in (first, (ONE, ZERO)), (second, (ZERO, ONE)):
+        rest = tuple(s for s in side if s.unknown not in done and s.coefficient != ZERO)
+        found.extend(_scaled(rest, Map("select", (condition, *share)), False))
+    return tuple(found)
+
+
+def _signed(summand: Summand) -> Expr:
+    return Map("neg", (summand.coefficient,)) if summand.negative else summand.coefficient
 
 
 def _factors(expr: Expr, inverse: bool = False) -> Iterator[Factor]:

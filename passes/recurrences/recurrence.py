@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from attnc.ir.cascade import Cascade, Einsum
 from attnc.ir.expr import ONE, Access, Const, Expr, Extent, Index, Map, Reduce
 from attnc.ir.walk import accesses, free_ranks, rewrite, substitute
+from attnc.passes.domain import Domains
 from attnc.passes.recurrences.linear import NotLinear, Summand, summands
 
 
@@ -73,7 +74,7 @@ class _Steps:
     """One step of a rank: who reads the states in it, and who is read by them."""
 
     def __init__(self, cascade: Cascade, rank: str) -> None:
-        self.cascade, self.rank = cascade, rank
+        self.cascade, self.rank, self.domains = cascade, rank, Domains(cascade)
         self.stepped = {
             name: axis for name, (axis, own) in cascade.iterative().items() if own == rank
         }
@@ -144,8 +145,8 @@ class _Steps:
         )
 
     def _exists(self, einsum: Einsum) -> None:
-        if einsum.where is not None:
-            raise NoRecurrence(einsum, einsum.where, "has steps that do not exist")
+        if any(self.rank in free_ranks(part) for part in self.domains.of_einsum(einsum)):
+            raise NoRecurrence(einsum, einsum.where or einsum.body, "has steps that may not exist")
 
     def _reads(self, einsum: Einsum, state: str) -> bool:
         return any(
