@@ -55,7 +55,8 @@ class Mapping:
             if rank in cascade.batch:
                 found[rank] = 1
             elif rank in cut:
-                found[rank] = self.tiles.get(rank, self._rows(rank) if rank == rows else 1)
+                wide = rank == rows and not self._apart(cascade, rank, ranks)
+                found[rank] = self.tiles.get(rank, self._rows(rank) if wide else 1)
         if max(found.values(), default=FEW) < FEW:
             for rank in reversed(ranks):
                 many = self.sizes.get(rank, FEW) > 1 and rank not in self.tiles
@@ -81,6 +82,18 @@ class Mapping:
         """
         varying = self.streamed(cascade)
         return {rank: len(tensors) for rank, tensors in varying.items()}
+
+    def _apart(self, cascade: Cascade, rank: str, axes: list[str]) -> bool:
+        """Whether each position of a rank has a product of its own, of two matrices that differ.
+
+        All that is streamed varies with it, and each of two short ranks only with a part of that:
+        several positions would share nothing, and their products would be none of matrices.
+        """
+        streamed = self.streamed(cascade)
+        every = {tensor for tensors in streamed.values() for tensor in tensors}
+        short = [own for own in axes if own not in self.long and own not in cascade.batch]
+        sides = [own for own in short if streamed.get(own, every) < every]
+        return streamed.get(rank) == every and len(sides) > 1
 
     def streamed(self, cascade: Cascade) -> dict[str, set[str]]:
         """For each rank the inputs that a loop streams and that vary with it."""

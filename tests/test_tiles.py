@@ -304,3 +304,11 @@ def test_counters_of_every_example_are_predicted(path: Path) -> None:
                 truth = interpreter.run(cascade, call.arrays, np.dtype(np.float64))
                 for name, array in truth.items():
                     assert relative_error(found[name], array) < 2e-5
+
+
+def test_positions_with_a_product_of_their_own_are_not_put_in_one_tile() -> None:
+    head = "cascade c(K[w, j, e], V[{w}j, f]) -> X[w, e, f]:\n"
+    text = head + "    X[w, e, f] = K[w, j, e] * V[{w}j, f]\n"
+    apart, shared = (attnc.parse(text.format(w=w))["c"] for w in ("w, ", ""))
+    assert [grid.tile for grid in lower(apart, "numpy").kernels[0].grid] == [1]
+    assert [grid.tile for grid in lower(shared, "numpy").kernels[0].grid] != [1]
