@@ -16,6 +16,7 @@ from attnc.backends import interpreter
 from attnc.backends.binding import bind
 from attnc.backends.launch import Kernel
 from attnc.backends.tiles import Counters, Executable
+from attnc.crossover import Crossover
 from attnc.ir.cascade import FLOATS, Cascade
 from attnc.ir.source import CallError
 from attnc.ir.tile import Program
@@ -28,7 +29,8 @@ class Compiled:
     `cascade` is what was asked for and `optimized` what the steps made of it; `program` is the
     tile program and `source` the text that runs it. The interpreter has no tile program, and its
     source is the cascade. A call raises CallError for arguments that do not fit. One output comes
-    back as itself, several as a named tuple.
+    back as itself, several as a named tuple. Where `crossover` is given, another program runs at
+    extents at which it does less; it computes the same.
     """
 
     cascade: Cascade
@@ -37,23 +39,26 @@ class Compiled:
     optimized: Cascade
     program: Program | None = None
     runner: Executable | Kernel | None = None
+    crossover: Crossover | None = None
 
     @property
     def counters(self) -> Counters | None:
         """Bytes, operations and peak of the last call; the NumPy back-end alone counts."""
-        return self.runner.counters if isinstance(self.runner, Executable) else None
+        runner = self.runner if self.crossover is None else self.crossover.last
+        return runner.counters if isinstance(runner, Executable) else None
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         call = bind(self.cascade, *self._views(args, kwargs))
-        if isinstance(self.runner, Kernel):
+        runner = self.runner if self.crossover is None else self.crossover.runner(call.extents)
+        if isinstance(runner, Kernel):
             # Triton's interpreter computes with NumPy; a division by zero is no cause for alarm.
             with np.errstate(all="ignore"):
-                return self.runner(*args, **kwargs)
+                return runner(*args, **kwargs)
         try:
             results = (
                 interpreter.run(self.cascade, call.arrays)
-                if self.runner is None
-                else self.runner.run(call.arrays, call.extents)
+                if runner is None
+                else runner.run(call.arrays, call.extents)
             )
         except ZeroDivisionError as error:
             extents = ", ".join(f"|{rank}| = {extent}" for rank, extent in call.extents.items())

@@ -18,6 +18,7 @@ from attnc.backends.binding import Array
 from attnc.backends.interpreter import run as evaluate
 from attnc.backends.tiles import Executable
 from attnc.calling import Compiled
+from attnc.crossover import Crossover
 from attnc.explanation import explain
 from attnc.ir.cascade import Cascade
 from attnc.ir.params import with_params
@@ -25,7 +26,7 @@ from attnc.ir.source import CallError, CompileError
 from attnc.ir.tile import Program
 from attnc.ir.verify import verify_cascade
 from attnc.ir.verify_tile import verify_program
-from attnc.passes.pipeline import lower, optimize
+from attnc.passes.pipeline import choices, lower, optimize
 from attnc.passes.report import analyze
 from attnc.sampling import default_sizes, sample
 from attnc.verification import DTYPES, Verification, compare, relative_error
@@ -58,11 +59,13 @@ def stages(
     dtype: str = "f32",
     sizes: dict[str, int] | None = None,
     observe: Observe | None = None,
+    regroup: frozenset[str] | None = None,
 ) -> Result:
     """Take a checked cascade to the text of a kernel for a target, "numpy" or "triton".
 
     `dtype` is the type of the `float` inputs and `sizes` are extents known beforehand; both only
-    choose tiles. Raises CompileError where a construct cannot be lowered.
+    choose tiles, and which sums are regrouped unless `regroup` names them. Raises CompileError
+    where a construct cannot be lowered.
     """
     see: Observe = observe or (lambda name, value: None)
 
@@ -72,7 +75,7 @@ def stages(
     optimized = optimize(cascade, see)
     verify_cascade(optimized)
 
-    program = lower(cascade, target, dtype, sizes, see)
+    program = lower(cascade, target, dtype, sizes, see, regroup)
     verify_program(program)
     see("lower", program)
 
@@ -106,6 +109,9 @@ def compile(
 ) -> Compiled:
     """A callable that computes a cascade; `params` give the cascade's parameters by name.
 
+    `sizes` are extents known beforehand, which choose tiles and which sums are regrouped; without
+    them the extents of each call choose the latter.
+
     Called with the inputs by position or by name; NumPy arrays give arrays, torch tensors give
     tensors. Raises CompileError for what the back-end cannot do, CallError for an unknown one.
     """
@@ -118,12 +124,21 @@ def compile(
         verify_cascade(cascade)
         return Compiled(cascade, backend, str(cascade), cascade)
     result = stages(cascade, backend, dtype=dtype, sizes=sizes, observe=observe)
-    runner = (
-        Executable(result.program, threads)
-        if backend == "numpy"
-        else launch.Kernel(result.program, result.source)
+
+    def executable(result: Result) -> Executable | launch.Kernel:
+        if backend == "numpy":
+            return Executable(result.program, threads)
+        return launch.Kernel(result.program, result.source)
+
+    def regrouped(sums: frozenset[str]) -> Executable | launch.Kernel:
+        return executable(stages(cascade, backend, dtype=dtype, regroup=sums))
+
+    runner = executable(result)
+    open_choices = () if sizes else choices(cascade)
+    crossover = Crossover(open_choices, runner, regrouped) if open_choices else None
+    return Compiled(
+        cascade, backend, result.source, result.optimized, result.program, runner, crossover
     )
-    return Compiled(cascade, backend, result.source, result.optimized, result.program, runner)
 
 
 def verify(

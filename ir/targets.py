@@ -33,7 +33,7 @@ class Target:
     wide: tuple[tuple[int, Settings], ...]
     elements: int
     processors: int = 0
-    chunk: tuple[int, int, int, int] = (64, 64, 16, 64)
+    chunk: tuple[int, int, int, int] = (64, 32, 16, 32)
     masked: Settings | None = None
 
     def settings(self, width: int, dtype: str, masked: bool) -> Settings:

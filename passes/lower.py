@@ -72,7 +72,7 @@ class KernelWriter(Loops):
         shares: dict[str, Share],
         scale_operands: bool,
     ) -> None:
-        stages = Stages(cascade, roots, frozenset(memory))
+        stages = Stages(cascade, roots, frozenset(memory), tiles)
         super().__init__(cascade, name, memory, tiles, extents, stages, shares)
         self.roots, self.placed, self.scale_operands = roots, placed, scale_operands
 

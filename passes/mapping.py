@@ -6,13 +6,15 @@ position an instance of the grid; of the long ranks of an output the last is cut
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from attnc.ir.cascade import Cascade, Directive, rank_of
 from attnc.ir.expr import Const, Extent, Index, Map, Param, Reduce
 from attnc.ir.source import CompileError
 from attnc.ir.targets import Target
 from attnc.ir.walk import accesses, free_ranks, subterms
+from attnc.passes.cut import closure
 from attnc.passes.extents import Extents
 from attnc.passes.quantities import Env, Integers
 from attnc.passes.split import parts_for
@@ -43,9 +45,19 @@ class Mapping:
     stages: int
     merged: frozenset[str] = frozenset()
 
-    def grid(self, cascade: Cascade, root: str) -> dict[str, int]:
-        """The ranks along which the kernel of a root is cut, with the tile of each."""
-        loops = {rank for _, rank in cascade.iterative().values()}
+    def with_parts(self, ranks: tuple[str, ...]) -> Mapping:
+        """The same, some ranks cut along the grid with one position an instance."""
+        tiles = {**self.tiles, **dict.fromkeys(ranks, 1)}
+        return replace(self, long=self.long | set(ranks), tiles=tiles)
+
+    def grid(self, cascade: Cascade, root: str, stored: Collection[str] = ()) -> dict[str, int]:
+        """The ranks along which the kernel of a root is cut, with the tile of each.
+
+        What is in `stored` is there already: its kernels are others.
+        """
+        stepped = cascade.iterative()
+        inside = closure(cascade, root, set(stored)) if stored else stepped
+        loops = {rank for name, (_, rank) in stepped.items() if name in inside}
         ranks = [rank for rank in cascade.axes(root) if rank not in loops]
         cut = [r for r in ranks if r in self.long and r not in cascade.batch]
         burden = self._burden(cascade)
@@ -64,7 +76,9 @@ class Mapping:
                     return {**found, rank: self._rows(rank)}
         return found
 
-    def rows_alone(self, cascade: Cascade, root: str) -> dict[str, int]:
+    def rows_alone(
+        self, cascade: Cascade, root: str, stored: Collection[str] = ()
+    ) -> dict[str, int]:
         """The grid of a kernel whose rows share nothing: one of them an instance."""
         axes = cascade.axes(root)
         cut = {*axes[:-1], *cascade.batch, *self.long}
@@ -120,16 +134,25 @@ class Mapping:
             return wanted
         if not self.target.processors and rank not in self.splits:
             return 1
-        extents = Extents(cascade, {})
-        arithmetic = Integers(self.sizes, {})
+        instances = self._instances(cascade)
         try:
-            instances = 1
-            for own, size in self.grid(cascade, cascade.outputs[0].name).items():
-                instances *= -(-arithmetic.value(extents.of(own), NOWHERE_AT_ALL) // size)
-            length = arithmetic.value(extents.of(rank), NOWHERE_AT_ALL)
+            length = Integers(self.sizes, {}).value(Extents(cascade, {}).of(rank), NOWHERE_AT_ALL)
         except KeyError:
             return 1  # An extent is not known.
+        if instances is None:
+            return 1
         return parts_for(instances, -(-length // tile), self.target.processors or 1)
+
+    def _instances(self, cascade: Cascade) -> int | None:
+        """How many instances the grid of the first output has, if the extents are known."""
+        extents, arithmetic = Extents(cascade, {}), Integers(self.sizes, {})
+        instances = 1
+        try:
+            for own, size in self.grid(cascade, cascade.outputs[0].name).items():
+                instances *= -(-arithmetic.value(extents.of(own), NOWHERE_AT_ALL) // size)
+        except KeyError:
+            return None
+        return instances
 
     def refuse_split(self, cascade: Cascade, rank: str, reason: str) -> None:
         """Raise CompileError if a schedule asked for a split that cannot be."""
@@ -155,6 +178,20 @@ class Mapping:
             return self.target.chunk
         most = 1 << (steps - 1).bit_length()
         return tuple(min(size, most) for size in self.target.chunk)
+
+    def apart(self, cascade: Cascade, rank: str, size: int) -> bool:
+        """Whether the chunks of a recurrence stand side by side, in kernels of their own.
+
+        Where a schedule says so; else where the grid leaves most of the target idle without, and
+        there are chunks enough to pay for their states in memory: as many as fill the rest.
+        """
+        if any(d.verb == "parallel" and rank in d.ranks for d in cascade.schedule):
+            return True
+        steps = self.sizes.get(rank, 0)
+        instances = self._instances(cascade)
+        if not self.target.processors or instances is None:
+            return False
+        return 2 * instances <= self.target.processors <= instances * (steps // size)
 
     def params(self, cascade: Cascade) -> dict[str, int]:
         """Values of the tile sizes that the compiler introduced."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from attnc.ir.cascade import Cascade, Refusal, Step, rank_of
 from attnc.ir.expr import Extent, Param, Populate, Reduce
 from attnc.ir.print_expr import print_expr
+from attnc.ir.source import InvalidIR
 from attnc.ir.targets import TARGETS
 from attnc.ir.tile import Kernel, Program
 from attnc.ir.walk import accesses, subterms
@@ -33,8 +34,9 @@ from attnc.passes.pack import pack
 from attnc.passes.partition import mixed_radix
 from attnc.passes.placed import Place, placed
 from attnc.passes.recompute import recompute_parts
+from attnc.passes.recurrences.apart import apart
 from attnc.passes.recurrences.chunk import chunk
-from attnc.passes.recurrences.reassociate import reassociate
+from attnc.passes.recurrences.reassociate import Work, crossovers, reassociate
 from attnc.passes.recurrences.recurrence import NoRecurrence
 from attnc.passes.split import CannotSplit, Split, split
 from attnc.passes.symbolic import extents
@@ -241,25 +243,41 @@ def optimize(cascade: Cascade, observe: Observe | None = None) -> Cascade:
     return replace(chosen, derivation=result.derivation if saved else (), refusals=refusals)
 
 
+def _until_regrouped(cascade: Cascade) -> Cascade:
+    """A cascade after the steps that come before sums are regrouped."""
+    cascade = replace(cascade, derivation=(), refusals=())
+    for _, step in STEPS:
+        if step is reassociate:
+            return cascade
+        cascade = step(cascade)
+    raise InvalidIR("no step regroups sums")
+
+
+def choices(cascade: Cascade) -> tuple[Work, ...]:
+    """The sums of a cascade that are regrouped or not by what its extents are."""
+    return crossovers(_until_regrouped(cascade))
+
+
 def lower(
     cascade: Cascade,
     target: str,
     dtype: str = "f32",
     sizes: dict[str, int] | None = None,
     observe: Observe | None = None,
+    regroup: frozenset[str] | None = None,
 ) -> Program:
     """The tile program of a cascade for a target.
 
     It takes the same steps as `optimize`, but for ranks that lie whole within a tile, where passes
     are free: reductions over them stay as they are written. `sizes` are extents known beforehand;
-    they choose tiles and nothing else. Raises CompileError where a construct cannot be lowered, or
-    a schedule asks for what the dependences forbid.
+    they choose tiles, and which sums are regrouped unless `regroup` names them. Raises CompileError
+    where a construct cannot be lowered, or a schedule asks for what the dependences forbid.
     """
     facts = TARGETS[target]
-    cascade = replace(cascade, derivation=(), refusals=())
-    for _, step in STEPS[:-1]:
-        known = step is reassociate
-        cascade = reassociate(cascade, sizes) if known else step(cascade)
+    cascade = reassociate(
+        _until_regrouped(cascade),
+        lambda work: work.falls(sizes or {}) if regroup is None else work.target in regroup,
+    )
     cascade = recompute_parts(cascade, heavy(cascade))
     decision = cut(cascade)
     plan = mapping(cascade, facts, decision.long, sizes or {}, dtype)
@@ -278,19 +296,17 @@ def _program(
     """The program of a mapping, and the ranks along the tiles that the compiler made."""
     packed = pack(cascade, plan, decision.stored)
     cascade, plan = packed.cascade, packed.plan
-    before = cascade
-    cascade, story = in_chunks(cascade, plan, decision.stored)
-    if observe is not None and cascade is not before:
-        observe("chunk", cascade)
-    streamed = stream(cascade, plan, decision.stored)
+    chunks = in_chunks(cascade, plan, decision.stored)
+    if observe is not None and chunks.cascade is not cascade:
+        observe("chunk", chunks.cascade)
+    plan = plan.with_parts(chunks.parallel)
+    streamed = stream(chunks.cascade, plan, chunks.stored)
     cascade = streamed.cascade
     defined = {einsum.target for einsum in cascade.einsums}
-    stored = tuple(name for name in decision.stored if name in defined)
+    stored = tuple(name for name in chunks.stored if name in defined)
     for made in streamed.splits.values():
         stored = tuple(dict.fromkeys((*stored, *made.stored)))
-        part = {made.part}
-        tiles = {**plan.tiles, made.part: 1}
-        plan = replace(plan, long=plan.long | part, tiles=tiles, merged=plan.merged | part)
+        plan = replace(plan.with_parts((made.part,)), merged=plan.merged | {made.part})
     cascade = recompute_parts(cascade, heavy(cascade) | set(stored))
     if observe is not None:
         observe("stream", cascade)
@@ -333,7 +349,7 @@ def _program(
         stages=plan.stages,
         history=(
             *(f"{step.law}: {step.text}" for step in cascade.derivation),
-            *story,
+            *chunks.notes,
             *streamed.notes,
         ),
     )
@@ -341,11 +357,21 @@ def _program(
     return program, frozenset(d.name for d in cascade.ranks if d.extent in inner)
 
 
-def in_chunks(
-    cascade: Cascade, plan: Mapping, stored: tuple[str, ...]
-) -> tuple[Cascade, tuple[str, ...]]:
-    """The cascade with its linear recurrences in chunks, and the story."""
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """A cascade whose linear recurrences go by chunks, what is stored, the ranks of chunks that
+    stand side by side, and the story."""
+
+    cascade: Cascade
+    stored: tuple[str, ...]
+    parallel: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def in_chunks(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Chunks:
+    """Put every linear recurrence in chunks, and say of the others why they go by steps."""
     notes: list[str] = []
+    parallel: list[str] = []
     for rank in dict.fromkeys(own for _, own in cascade.iterative().values()):
         sizes = plan.chunk(rank)
         if is_part(cascade, rank) or sizes[0] < 2:
@@ -356,21 +382,23 @@ def in_chunks(
             continue
         try:
             made = chunk(cascade, rank, sizes, stored)
-        except NoRecurrence as error:
+        except (NoRecurrence, CannotTile) as error:
             notes.append(
                 f"no chunks: {rank} goes by steps, because {error.einsum.target} {error.reason}"
             )
-        except CannotTile as error:
-            notes.append(
-                f"no chunks: {rank} goes by steps, because {error.einsum.target} {error.reason}"
-            )
+            continue
+        if plan.apart(cascade, rank, made.size):
+            cascade, between = apart(made.cascade, made.outer)
+            stored = (*stored, *between)
+            parallel.append(made.outer)
         else:
             cascade = made.cascade
-            notes.extend(
-                f"chunk: {step.target} goes from chunk to chunk of {made.size}: {told}"
-                for step, told in made.told
-            )
-    return cascade, tuple(notes)
+        notes.extend(
+            f"chunk: {step.target} goes from chunk to chunk of {made.size}: {told}"
+            for step, told in made.told
+        )
+    notes.extend(f"apart: {rank} stands side by side, but for the sweep" for rank in parallel)
+    return Chunks(cascade, stored, tuple(parallel), tuple(notes))
 
 
 def _long_states(cascade: Cascade, rank: str, plan: Mapping) -> str:
@@ -445,7 +473,8 @@ def groups(
     place: dict[str, int] = {}
     for root in roots:
         alone = plan.target.processors and _merges(cascade, root, set(stored), plan)
-        tiles = plan.rows_alone(cascade, root) if alone else plan.grid(cascade, root)
+        rows = plan.rows_alone if alone else plan.grid
+        tiles = rows(cascade, root, set(stored))
         needs = {place[name] for name in _stored_reads(cascade, root, set(stored)) if name in place}
         earliest = max(needs, default=-1) + 1
         number = earliest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from attnc.ir.cascade import Cascade
 from attnc.ir.expr import Access, Extent
 from attnc.ir.source import InvalidIR
@@ -9,12 +11,21 @@ from attnc.ir.walk import accesses
 
 
 class Stages:
-    """The sweeps of one kernel: a tensor that reads T[|i|] belongs to a later one than T."""
+    """The sweeps of one kernel: a tensor that reads T[|i|] belongs to a later one than T.
 
-    def __init__(self, cascade: Cascade, roots: tuple[str, ...], memory: frozenset[str]) -> None:
+    Along the ranks of `grid` nothing is swept: every position has an instance of its own.
+    """
+
+    def __init__(
+        self,
+        cascade: Cascade,
+        roots: tuple[str, ...],
+        memory: frozenset[str],
+        grid: Collection[str] = (),
+    ) -> None:
         self.cascade, self.roots, self.memory = cascade, roots, memory
         self.stepped = cascade.iterative()
-        self.loops = {rank for _, rank in self.stepped.values()}
+        self.loops = {rank for _, rank in self.stepped.values()} - set(grid)
         self.reads: dict[str, list[Access]] = {}
         for einsum in cascade.einsums:
             found = self.reads.setdefault(einsum.target, [])

@@ -47,13 +47,13 @@ class Values:
         self.classes = rank_of(cascade)
         self.domains = Domains(cascade)
         self.stepped = cascade.iterative()
-        self.loops = {rank for _, rank in self.stepped.values()}
+        self.loops = {rank for _, rank in self.stepped.values()} - tiles.keys()
         self.definitions: dict[str, Einsum] = {}
         self.starts: dict[str, Einsum] = {}
         for einsum in cascade.einsums:
             start = any(left.step == "start" for left in einsum.left)
             (self.starts if start else self.definitions)[einsum.target] = einsum
-        self.grid = {rank: size for rank, size in tiles.items() if rank not in self.loops}
+        self.grid = tiles
         self.axes: dict[str, Axis] = {}
         self.scopes = Scopes()
 

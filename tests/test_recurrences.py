@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import attnc
 from attnc.ir.cascade import Cascade
 from attnc.passes.normalise import normalise
+from attnc.passes.pipeline import lower
 from attnc.passes.recurrences.chunk import chunk
 from attnc.passes.recurrences.recurrence import NoRecurrence
 
@@ -140,6 +141,34 @@ def test_the_tile_executor_runs_chunks(name: str, length: int) -> None:
         **{k: v.astype(np.float64) for k, v in inputs.items()}
     )
     same(attnc.compile(one, backend="numpy")(**inputs), expected, 1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 130])
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_chunks_stand_side_by_side(name: str, length: int) -> None:
+    end = "f" if name == "no sum at all" else "d, f"
+    text = f"{HEAD}, F[{end}]:\n{RECURRENCES[name]}    F[{end}] = S[|t|, {end}]\n"
+    one = cascade(f"{text}\nschedule r:\n    parallel t\n")
+    inputs = {k: v.astype(np.float32) for k, v in drawn(one, t=length).items()}
+    expected = attnc.compile(one, backend="interpreter")(
+        **{k: v.astype(np.float64) for k, v in inputs.items()}
+    )
+    same(attnc.compile(one, backend="numpy")(**inputs), expected, 1e-5)
+    cut = [[grid.rank for grid in kernel.grid] for kernel in lower(one, "numpy").kernels]
+    assert len(cut) == 3 and cut[0] == cut[2] == ["b", "h", "t1"] and cut[1] == ["b", "h"]
+
+
+def test_chunks_stand_side_by_side_where_the_grid_is_small() -> None:
+    one = cascade(f"{HEAD}:\n{RECURRENCES['delta rule']}")
+    long = {"b": 1, "h": 4, "t": 65536, "d": 64, "f": 64}
+    for target, sizes, kernels in (
+        ("triton", long, 3),
+        ("triton", long | {"b": 64}, 1),
+        ("triton", long | {"t": 64}, 1),
+        ("triton", {}, 1),
+        ("numpy", long, 1),
+    ):
+        assert len(lower(one, target, sizes=sizes).kernels) == kernels
 
 
 def test_the_end_of_a_state_is_that_of_its_last_chunk() -> None:
@@ -326,3 +355,17 @@ def test_a_short_sequence_stays_quadratic() -> None:
     assert "state" not in attnc.compile(one, backend="numpy", sizes=sizes).source
     sizes = {"p": 4096, "m": 4096, "e": 128, "f": 128}
     assert "state" in attnc.compile(one, backend="numpy", sizes=sizes).source
+
+
+@pytest.mark.parametrize("name", ["sums over all keys", "up to the query"])
+def test_extents_of_a_call_decide_where_none_are_known(name: str) -> None:
+    one = cascade(REGROUPED[name])
+    kernel = attnc.compile(one, backend="numpy")
+    for p, m, by_state in ((16, 16, False), (300, 300, True), (2, 300, False), (16, 20, False)):
+        inputs = drawn(one, p=p, m=m, e=32, f=32, b=1, h=1)
+        same(kernel(**inputs), attnc.compile(one, backend="interpreter")(**inputs), 1e-11)
+        assert kernel.crossover is not None
+        assert ("state" in kernel.crossover.last.source) == by_state
+    assert len(kernel.crossover.runners) == 2
+    fixed = attnc.compile(one, backend="numpy", sizes={"p": 300, "m": 300, "e": 32, "f": 32})
+    assert fixed.crossover is None

@@ -44,9 +44,11 @@ from attnc.passes.recurrences.weights import Update, Weights, constant
 
 @dataclass(frozen=True, slots=True)
 class Chunked:
-    """The cascade in chunks, and for the step of each state what its transition is, in words."""
+    """The cascade in chunks of `size`, which `outer` numbers, and for the step of each state what
+    its transition is, in words."""
 
     cascade: Cascade
+    outer: str
     size: int
     told: tuple[tuple[Einsum, str], ...]
 
@@ -144,7 +146,7 @@ class _Chunks(Weights):
             ranks=(*self.cascade.ranks, *self._declared),
             einsums=tuple(self.out),
         )
-        return Chunked(remove_dead(cascade), self.tile, tuple(self.told))
+        return Chunked(remove_dead(cascade), self.outer, self.tile, tuple(self.told))
 
     @property
     def _remembered(self) -> frozenset[str]:

@@ -19,7 +19,7 @@ Katharopoulos et al. (ICML 2020) for the sums, RetNet (Sun et al., 2023) for the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -48,8 +48,49 @@ class _Term:
     where: tuple[Expr, ...]
 
 
-def reassociate(cascade: Cascade, sizes: Mapping[str, int] | None = None) -> Cascade:
-    """The cascade with every sum regrouped whose work falls; `sizes` are extents that are known."""
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a sum costs, by the ranks of its two sides: `inner` is reduced, `outer` is not.
+
+    As written it takes |inner| |outer| times the `summed` ranks of its products and those of the
+    result; regrouped, |inner| + |outer| times the `kept` ranks of a state.
+    """
+
+    target: str
+    inner: frozenset[str]
+    outer: frozenset[str]
+    summed: tuple[str, ...]
+    kept: tuple[str, ...]
+
+    def falls(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the regrouped sum costs less. Where extents are not known, long ranks are longer
+        than a state of two ranks has elements, and no longer than one of three."""
+        known = [*self.inner, *self.outer, *self.summed, *self.kept]
+        if any(rank.rstrip("'") not in sizes for rank in known):
+            return len(self.kept) <= 2
+        size = {rank: sizes[rank.rstrip("'")] for rank in known}
+        inner, outer = (prod(size[rank] for rank in side) for side in (self.inner, self.outer))
+        result = [rank for rank in self.kept if rank not in self.summed]
+        products = prod(size[r] for r in self.summed) + prod(size[r] for r in result)
+        return (inner + outer) * prod(size[rank] for rank in self.kept) < inner * outer * products
+
+
+def crossovers(cascade: Cascade) -> tuple[Work, ...]:
+    """The sums that could be regrouped, where extents make it worth their while."""
+    found: list[Work] = []
+
+    def wanted(work: Work) -> bool:
+        found.append(work)
+        return True
+
+    changed = reassociate(cascade, wanted)
+    done = {name for step in changed.derivation for name in step.einsums}
+    return tuple(work for work in found if work.target in done)
+
+
+def reassociate(cascade: Cascade, wanted: Callable[[Work], bool] | None = None) -> Cascade:
+    """The cascade with every sum regrouped of which `wanted` says so: all whose work falls, as far
+    as can be told without extents, if it is not given."""
     facts = _Facts(
         cascade,
         {e.target: e for e in cascade.einsums},
@@ -59,7 +100,7 @@ def reassociate(cascade: Cascade, sizes: Mapping[str, int] | None = None) -> Cas
         heavy(cascade),
         rank_of(cascade),
         Names(cascade),
-        sizes or {},
+        wanted or (lambda work: work.falls({})),
     )
     opened: set[str] = set()
     einsums: list[Einsum] = []
@@ -97,7 +138,7 @@ class _Facts:
     heavy: frozenset[str]
     classes: dict[str, str]
     names: Names
-    sizes: Mapping[str, int]
+    wanted: Callable[[Work], bool]
 
 
 class _Sum:
@@ -295,7 +336,8 @@ class _Sum:
             raise _Stays
         summed = tuple(rank for rank in term.ranks if rank not in self.inner)
         # Factors of short summed ranks alone belong to whichever side carries them.
-        if not self._falls(summed, kept):
+        work = Work(self.einsum.target, self.inner, self.outer, summed, kept)
+        if not self.facts.wanted(work):
             raise _Stays
         if both or masks:
             state = self._prefix(inner, both, masks, own, kept, out)
@@ -318,18 +360,6 @@ class _Sum:
             if (e := self.definitions.get(a.tensor)) is not None
         )
         return reduced or any(isinstance(m, Map) and m.op in ("<", ">") for m in masks)
-
-    def _falls(self, summed: tuple[str, ...], kept: tuple[str, ...]) -> bool:
-        """Whether the work is less. Where extents are not known, long ranks are longer than a
-        state of two ranks has elements, and no longer than one of three."""
-        known = [*self.inner, *self.outer, *summed, *kept]
-        if any(rank.rstrip("'") not in self.facts.sizes for rank in known):
-            return len(kept) <= 2
-        size = {rank: self.facts.sizes[rank.rstrip("'")] for rank in known}
-        inner, outer = prod(size[r] for r in self.inner), prod(size[r] for r in self.outer)
-        result = [r for r in kept if r not in summed]
-        before = inner * outer * (prod(size[r] for r in summed) + prod(size[r] for r in result))
-        return (inner + outer) * prod(size[r] for r in kept) < before
 
     def _named(self, name: str, ranks: tuple[str, ...], body: Expr, out: list[Einsum]) -> Expr:
         fresh = self.facts.names.fresh(name)
