@@ -27,8 +27,12 @@ SLOW = {"paged", "decode"}
 WIDE = {"mixformer_mam", "mvpa", "neighborhood_3d", "emov2", "dlgsanet"}
 """Entries of the zoo whose images the interpreter takes long over, or has no memory for."""
 DOUBLE = np.dtype(np.float64)
-SIGNS = {"mesa_net": {"beta": 1, "lam": 4, "g": -1}}
-"""What the sizes of inputs are multiplied by: a matrix without a sign is solved by no digits."""
+SIGNS = {
+    "mesa_net": {"beta": 1, "lam": 4, "g": -1},
+    "preconditioned_kda": {"rate": 1, "beta": 0.2, "decay": -1, "g": -1, "K": 0.2},
+}
+"""What sizes of inputs are multiplied by: a matrix of either sign is solved to no digit at all, and
+a sum of either sign has no logarithm."""
 STEPS = (1e-5, 1e-7)
 """Half the distance of the ends of a finite difference; near a kink only the smaller will do."""
 
