@@ -304,7 +304,7 @@ class Expressions(Scalars):
         self.line(f"if len(shared) >= {KEPT}:")
         self.line("    shared.clear()")
         self.line(f"{code} = shared[key] = {ordered(held, axes)}.copy()")
-        self.release(replace(held, free=True))
+        self.release(held)
         self.frame.masks, self.depth = known, self.depth - 1
         return Held(code, axes, "bool", sizes=tuple(self.frame.sizes[rank] for rank in axes))
 

@@ -294,19 +294,23 @@ class _Kernel(Memory):
     def contract(self, contract: Contract) -> None:
         over = contract.over
         left, right = self.operand(contract.left), self.operand(contract.right)
-        rows = tuple(rank for rank in left.ranks if rank != over)
-        columns = tuple(rank for rank in right.ranks if rank != over)
-        if contract.ranks == (*columns, *rows) and rows:
+        stack = tuple(rank for rank in left.ranks if rank in right.ranks and rank != over)
+        rows = tuple(rank for rank in left.ranks if rank not in (over, *stack))
+        columns = tuple(rank for rank in right.ranks if rank not in (over, *stack))
+        if contract.ranks == (*stack, *columns, *rows) and rows:
             left, right, rows, columns = right, left, columns, rows
         if not contract.ranks:
             self.bind(contract.name, Held(f"float(np.dot({left.code}, {right.code}))", (), "real"))
             self.release(left, right)
             return
-        first = self._matrix(left, (rows, (over,)))
-        second = self._matrix(right, ((over,), columns))
-        natural = (*rows, *columns)
+        if not stack and len(columns) > 1 and right.ranks[0] == columns[0] != right.ranks[-2]:
+            # To join the columns would be to copy them.
+            stack, columns = columns[:1], columns[1:]
+        first = self._matrices(left, stack, (rows, (over,)))
+        second = self._matrices(right, stack, ((over,), columns))
+        natural = (*stack, *rows, *columns)
         out = self.acquire(natural, "real")
-        flat = self._matrix(out, (rows, columns))
+        flat = self._matrices(out, stack, (rows, columns))
         self.line(f"np.matmul({first}, {second}, out={flat})")
         self.release(left, right)
         if natural != contract.ranks:
@@ -316,12 +320,23 @@ class _Kernel(Memory):
             out = turned
         self.bind(contract.name, out)
 
-    def _matrix(self, held: Held, groups: tuple[tuple[str, ...], ...]) -> str:
-        """A value with its axes joined in groups, an empty group leaving no axis."""
-        code = ordered(held, tuple(rank for group in groups for rank in group))
-        if all(len(group) <= 1 for group in groups):
+    def _matrices(
+        self, held: Held, stack: tuple[str, ...], groups: tuple[tuple[str, ...], ...]
+    ) -> str:
+        """A value as a stack of matrices, each of its other axes a group of its ranks.
+
+        Without a stack an empty group leaves no axis.
+        """
+        present = tuple(rank for rank in stack if rank in held.ranks)
+        code = ordered(held, (*present, *(rank for group in groups for rank in group)))
+        if all(len(group) == 1 or not (group or stack) for group in groups) and (
+            len(stack) < 2 or present == stack
+        ):
             return code
-        lengths = [" * ".join(self.count(rank) for rank in group) for group in groups if group]
+        lengths = [self.count(rank) if rank in present else "1" for rank in stack]
+        for group in groups:
+            if group or stack:
+                lengths.append(" * ".join(self.count(rank) for rank in group) or "1")
         return f"{code}.reshape({', '.join(lengths)})"
 
     def fold(self, fold: Fold) -> None:

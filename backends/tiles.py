@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from attnc.backends.numpy_source import emit
 from attnc.ir.algebra import BYTES
 from attnc.ir.cascade import FLOATS, Tensor, base
 from attnc.ir.source import InvalidIR
-from attnc.ir.tile import Kernel, Load, Program, lists_of
+from attnc.ir.tile import Compute, Contract, Kernel, Load, Program, Scan, lists_of
+from attnc.ir.tile_facts import every
 
 Array = npt.NDArray[Any]
 
@@ -62,6 +64,10 @@ class Scratch:
             buffer = raw[start : start + count * wanted.itemsize].view(wanted)
             self.buffers[number] = buffer
         return buffer
+
+
+SHARED = 1 << 15
+"""Elements below which a call of NumPy is over before another thread has the interpreter's lock."""
 
 
 class Executable:
@@ -170,7 +176,8 @@ class Executable:
             tuple(found[place] for place in places)
             for found in product(*(ranges[number] for number in order))
         )
-        workers = min(self.threads, len(instances))
+        enough = largest_tile(kernel, extents) >= SHARED
+        workers = min(self.threads if enough else 1, len(instances))
         instances.extend([None] * workers)
 
         def work() -> tuple[int, int, int, int]:
@@ -188,12 +195,26 @@ class Executable:
 
         if workers <= 1:
             # One instance alone may have all of BLAS's threads, unless only one was asked for.
-            with nullcontext() if self.threads > 1 else one_blas_thread():
+            alone = self.threads > 1 and enough
+            with nullcontext() if alone else one_blas_thread():
                 return [work() for _ in range(workers)]
         with one_blas_thread():
             futures = [pool(self.threads).submit(work) for _ in range(workers - 1)]
             counts = [work()]
             return counts + [future.result() for future in futures]
+
+
+def largest_tile(kernel: Kernel, extents: Mapping[str, int]) -> int:
+    """The elements of the largest tile that a kernel makes."""
+    grid = {entry.rank: entry.tile for entry in kernel.grid}
+    sizes = {
+        axis.rank: min(grid[axis.rank], extents[axis.rank])
+        if axis.rank in grid
+        else axis.size or int(evaluate_extent(axis.extent, dict(extents), {}))
+        for axis in kernel.axes
+    }
+    made = {s.ranks for s in every(kernel.body) if isinstance(s, Load | Compute | Contract | Scan)}
+    return max((prod(sizes[rank] for rank in ranks) for ranks in made), default=0)
 
 
 def _lists(states: str) -> tuple[str, ...]:

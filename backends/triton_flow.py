@@ -42,8 +42,9 @@ Action = Statement | Accumulate
 
 
 def on_tensor_cores(contract: Contract) -> bool:
-    """Whether a product is one of two matrices, rather than of a matrix and a vector."""
-    return len(contract.left.ranks) >= 2 and len(contract.right.ranks) >= 2
+    """Whether a product is one of two matrices, rather than with a vector or of many matrices."""
+    left, right = contract.left.ranks, contract.right.ranks
+    return len(left) >= 2 and len(right) >= 2 and set(left) & set(right) == {contract.over}
 
 
 def fused(body: tuple[Statement, ...], after: tuple[str, ...]) -> Iterator[Action]:

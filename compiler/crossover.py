@@ -28,9 +28,9 @@ class Crossover:
         self.last = runner
 
     def regrouped(self, extents: Mapping[str, int]) -> frozenset[str]:
-        """The sums to regroup at some extents."""
-        stay = {work.target for work in self.sums if not work.falls(extents)}
-        return frozenset(work.target for work in self.sums) - stay
+        """The sums to regroup at some extents: all or none, since they share what they sum."""
+        worth = all(work.falls(extents) for work in self.sums)
+        return frozenset(work.target for work in self.sums) if worth else frozenset()
 
     def runner(self, extents: Mapping[str, int]) -> Runner:
         """The program for a call."""

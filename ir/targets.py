@@ -23,8 +23,8 @@ class Target:
     side (132 multiprocessors of an H100); 0 where a grid with few instances costs nothing. A
     recurrence takes `chunk` steps at once: the first number where its gate is one for the whole
     state, the second where it varies along ranks of it and has a logarithm, the third where it has
-    none, the fourth where a step reads what it changes. `masked` are other tiles where a mask
-    leaves points out.
+    none, the fourth where a step reads what it changes, and `together` problems of a batch, since a
+    chunk is little work for a call. `masked` are other tiles where a mask leaves points out.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Target:
     elements: int
     processors: int = 0
     chunk: tuple[int, int, int, int] = (64, 32, 16, 32)
+    together: int = 1
     masked: Settings | None = None
 
     def settings(self, width: int, dtype: str, masked: bool) -> Settings:
@@ -46,7 +47,7 @@ class Target:
 
 CPU = ((1 << 30, (256, 512, 1, 1)),)
 TARGETS = {
-    "numpy": Target("numpy", False, CPU, CPU, 1 << 20, masked=(256, 1024, 1, 1)),
+    "numpy": Target("numpy", False, CPU, CPU, 1 << 20, together=8, masked=(256, 1024, 1, 1)),
     "triton": Target(
         "triton",
         True,

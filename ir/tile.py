@@ -86,7 +86,7 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """`sum[over](left * right)` as a matrix product; the other ranks of the two are disjoint."""
+    """`sum[over](left * right)` as a matrix product; other ranks that both have number several."""
 
     name: str
     ranks: tuple[str, ...]

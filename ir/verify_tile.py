@@ -214,8 +214,8 @@ def _statement(statement: Load | Compute | Contract | Fold | Scan | Store, scope
             return scope.having(name, ranks)
         case Contract(name, ranks, left, right, over):
             first, second = (scope.tile(tile.name, tile.ranks) for tile in (left, right))
-            if first & second != {over}:
-                raise InvalidIR(f"the two share {', '.join(sorted(first & second))}")
+            if over not in first & second:
+                raise InvalidIR(f"the two do not share {over}")
             if set(ranks) != (first | second) - {over}:
                 raise InvalidIR(f"the product varies along {', '.join(sorted(first ^ second))}")
             return scope.having(name, ranks)

@@ -44,13 +44,17 @@ def product(parts: list[Part]) -> Part:
 
 
 def two_groups(
-    parts: list[Part], over: str, ranks: Callable[[Expr], tuple[str, ...]]
+    parts: list[Part],
+    over: str,
+    ranks: Callable[[Expr], tuple[str, ...]],
+    batch: frozenset[str] = frozenset(),
 ) -> list[Part] | None:
-    """The factors as two groups that share no rank but the summed one, or None."""
+    """The factors as two groups that share no rank but the summed one and those of `batch`, or
+    None."""
     groups: list[tuple[set[str], list[Part]]] = []
     alone: list[Part] = []
     for part in parts:
-        own = set(ranks(part.value)) - {over}
+        own = set(ranks(part.value)) - {over} - batch
         if not own:
             alone.append(part)
             continue

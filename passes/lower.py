@@ -141,11 +141,18 @@ class KernelWriter(Loops):
             value, depth = self._value(body)
         value = _typed(value, einsum)
         if not isinstance(value, Tile | Const):
-            value = self.scopes.named(tensor, self._own(einsum), value, depth, einsum.span)
+            # What is alike in all problems of a batch is there once.
+            varying = self.axes_of(value)
+            ranks = tuple(
+                rank
+                for rank in self._own(einsum)
+                if rank in varying or rank not in self.cascade.batch
+            )
+            value = self.scopes.named(tensor, ranks, value, depth, einsum.span)
         return self.scopes.keep(tensor, value, depth)
 
     def _own(self, einsum: Einsum) -> tuple[str, ...]:
-        return tuple(rank for rank in einsum.ranks if self._is_axis(rank))
+        return self.batch_first(rank for rank in einsum.ranks if self._is_axis(rank))
 
     def _reduce(self, einsum: Einsum, body: Reduce) -> Value:
         ranks = tuple(rank for rank in body.ranks if not self._single(rank))
@@ -243,7 +250,7 @@ class KernelWriter(Loops):
             value, depth = self._value(factor)
             part = Part(value, depth, inverse)
             (inside if over in self.axes_of(part.value) else outside).append(part)
-        groups = two_groups(inside, over, self.axes_of)
+        groups = two_groups(inside, over, self.axes_of, frozenset(self.cascade.batch))
         if groups is None:
             return None
         mask, inner = self.mask(predicates)
@@ -258,10 +265,11 @@ class KernelWriter(Loops):
         if self.scale_operands and self._scaled_operand(groups, outside):
             outside = []
         left, right = (self._operand(einsum, g.value, g.depth, (over,)) for g in groups)
-        own = self._own(einsum)
+        own = [rank for rank in self._own(einsum) if rank not in self.cascade.batch]
         if own and own[0] in right[0].ranks:
             left, right = right, left
-        result = tuple(r for r in (*left[0].ranks, *right[0].ranks) if r != over)
+        both = dict.fromkeys((*left[0].ranks, *right[0].ranks))
+        result = self.batch_first(rank for rank in both if rank != over)
         depth = max(left[1], right[1])
         name = self.scopes.fresh(f"{einsum.target}_dot" if outside else einsum.target, depth)
         self.scopes.emit(Contract(name, result, left[0], right[0], over, einsum.span), depth)

@@ -29,8 +29,8 @@ class Mapping:
     """Tile sizes by rank, the tile of streamed ranks, launch settings.
 
     `fixed` are the ranks whose tiles a schedule gives, `splits` the parts that it wants of a
-    streamed rank (None for as many as fit), `merged` the ranks that number such parts; `sizes` the
-    extents that are known.
+    streamed rank (None for as many as fit), `merged` the ranks that number such parts, `recurrent`
+    those along which recurrences go, by steps or chunks; `sizes` the extents that are known.
     """
 
     target: Target
@@ -44,6 +44,7 @@ class Mapping:
     warps: int
     stages: int
     merged: frozenset[str] = frozenset()
+    recurrent: frozenset[str] = frozenset()
 
     def with_parts(self, ranks: tuple[str, ...]) -> Mapping:
         """The same, some ranks cut along the grid with one position an instance."""
@@ -65,7 +66,8 @@ class Mapping:
         found: dict[str, int] = {}
         for rank in ranks:
             if rank in cascade.batch:
-                found[rank] = 1
+                several = bool(loops & self.recurrent) and rank == cascade.batch[-1]
+                found[rank] = self.tiles.get(rank, self.target.together) if several else 1
             elif rank in cut:
                 wide = rank == rows and not self._apart(cascade, rank, ranks)
                 found[rank] = self.tiles.get(rank, self._rows(rank) if wide else 1)

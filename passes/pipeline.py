@@ -299,7 +299,7 @@ def _program(
     chunks = in_chunks(cascade, plan, decision.stored)
     if observe is not None and chunks.cascade is not cascade:
         observe("chunk", chunks.cascade)
-    plan = plan.with_parts(chunks.parallel)
+    plan = replace(plan.with_parts(chunks.parallel), recurrent=frozenset(chunks.ranks))
     streamed = stream(chunks.cascade, plan, chunks.stored)
     cascade = streamed.cascade
     defined = {einsum.target for einsum in cascade.einsums}
@@ -359,11 +359,12 @@ def _program(
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """A cascade whose linear recurrences go by chunks, what is stored, the ranks of chunks that
-    stand side by side, and the story."""
+    """A cascade whose linear recurrences go by chunks, what is stored, the ranks along which its
+    recurrences go, those of chunks that stand side by side, and the story."""
 
     cascade: Cascade
     stored: tuple[str, ...]
+    ranks: tuple[str, ...]
     parallel: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -371,10 +372,14 @@ class Chunks:
 def in_chunks(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Chunks:
     """Put every linear recurrence in chunks, and say of the others why they go by steps."""
     notes: list[str] = []
+    ranks: list[str] = []
     parallel: list[str] = []
     for rank in dict.fromkeys(own for _, own in cascade.iterative().values()):
         sizes = plan.chunk(rank)
-        if is_part(cascade, rank) or sizes[0] < 2:
+        if is_part(cascade, rank):
+            continue
+        ranks.append(rank)
+        if sizes[0] < 2:
             continue
         wide = _long_states(cascade, rank, plan)
         if wide:
@@ -387,6 +392,7 @@ def in_chunks(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Chunk
                 f"no chunks: {rank} goes by steps, because {error.einsum.target} {error.reason}"
             )
             continue
+        ranks.append(made.outer)
         if plan.apart(cascade, rank, made.size):
             cascade, between = apart(made.cascade, made.outer)
             stored = (*stored, *between)
@@ -398,7 +404,7 @@ def in_chunks(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Chunk
             for step, told in made.told
         )
     notes.extend(f"apart: {rank} stands side by side, but for the sweep" for rank in parallel)
-    return Chunks(cascade, stored, tuple(parallel), tuple(notes))
+    return Chunks(cascade, stored, tuple(ranks), tuple(parallel), tuple(notes))
 
 
 def _long_states(cascade: Cascade, rank: str, plan: Mapping) -> str:

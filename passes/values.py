@@ -7,6 +7,8 @@ is asked for disappears.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from attnc.ir.cascade import Cascade, Einsum, base, rank_of
 from attnc.ir.expr import (
     ONE,
@@ -118,7 +120,11 @@ class Values:
                     stack.append(body)
                 case _:
                     pass
-        return tuple(found)
+        return self.batch_first(found)
+
+    def batch_first(self, ranks: Iterable[str]) -> tuple[str, ...]:
+        """Axes in order, those that number whole problems in front: their matrices stay whole."""
+        return tuple(sorted(ranks, key=lambda rank: rank not in self.cascade.batch))
 
     # -- expressions
 

@@ -75,9 +75,9 @@ BROKEN = {
     "the name of an outer tile inside a loop": ("load K1[m0, e]", "load Q1[m0, e]", "made twice"),
     "an axis that the kernel lacks": ("= Q1[p, e] *", "= Q1[p, x] *", "no axis"),
     "a value that varies along more": ("compute Dn[p] =", "compute Dn[p] = S[p, m0] *", "varies"),
-    "a product of tiles with two ranks in common": (
+    "a product that lacks a rank of its operands": (
         "contract U[p, f] = N[p, m0] * V1[m0, f]", "contract U[p, f] = N[f, m0] * V1[m0, f]",
-        "share",
+        "varies",
     ),
     "a fold that leaves another shape": ("fold top[p] = max S[p, m0] over m0",
                                          "fold top[p] = max S[p, m0] over p", "leave"),

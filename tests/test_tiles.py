@@ -312,3 +312,13 @@ def test_positions_with_a_product_of_their_own_are_not_put_in_one_tile() -> None
     apart, shared = (attnc.parse(text.format(w=w))["c"] for w in ("w, ", ""))
     assert [grid.tile for grid in lower(apart, "numpy").kernels[0].grid] == [1]
     assert [grid.tile for grid in lower(shared, "numpy").kernels[0].grid] != [1]
+
+
+def test_a_mask_kept_for_other_heads_leaves_its_tile_alone() -> None:
+    text = (
+        "cascade c[b, h](X[p, m], T[b; p, m]) -> O[p, m]:\n"
+        "    near[p, m]: bool = T[p, m] > 0\n"
+        "    B[p, m] = X[p, m] * select(near[p, m], 0.5, select(X[p, m] > 1, 3, 1))\n"
+        "    O[p, m] = select(X[p, m] > 0 and near[p, m], B[p, m], X[p, m])\n"
+    )
+    assert "WRONG" not in str(attnc.verify(attnc.parse(text)["c"]))

@@ -52,27 +52,26 @@ class _Term:
 class Work:
     """What a sum costs, by the ranks of its two sides: `inner` is reduced, `outer` is not.
 
-    As written it takes |inner| |outer| times the `summed` ranks of its products and those of the
-    result; regrouped, |inner| + |outer| times the `kept` ranks of a state.
+    As written it takes |inner| |outer| times the ranks that the products in it sum (`summed`, a
+    group for each) and those of the result; regrouped, |inner| + |outer| times the `kept` ranks of
+    a state.
     """
 
     target: str
     inner: frozenset[str]
     outer: frozenset[str]
-    summed: tuple[str, ...]
+    summed: tuple[tuple[str, ...], ...]
+    result: tuple[str, ...]
     kept: tuple[str, ...]
 
     def falls(self, sizes: Mapping[str, int]) -> bool:
         """Whether the regrouped sum costs less. Where extents are not known, long ranks are longer
         than a state of two ranks has elements, and no longer than one of three."""
-        known = [*self.inner, *self.outer, *self.summed, *self.kept]
-        if any(rank.rstrip("'") not in sizes for rank in known):
+        groups = (self.inner, self.outer, self.kept, self.result, *self.summed)
+        if any(base(rank) not in sizes for group in groups for rank in group):
             return len(self.kept) <= 2
-        size = {rank: sizes[rank.rstrip("'")] for rank in known}
-        inner, outer = (prod(size[rank] for rank in side) for side in (self.inner, self.outer))
-        result = [rank for rank in self.kept if rank not in self.summed]
-        products = prod(size[r] for r in self.summed) + prod(size[r] for r in result)
-        return (inner + outer) * prod(size[rank] for rank in self.kept) < inner * outer * products
+        inner, outer, kept, *products = (prod(sizes[base(r)] for r in ranks) for ranks in groups)
+        return (inner + outer) * kept < inner * outer * sum(products)
 
 
 def crossovers(cascade: Cascade) -> tuple[Work, ...]:
@@ -336,7 +335,8 @@ class _Sum:
             raise _Stays
         summed = tuple(rank for rank in term.ranks if rank not in self.inner)
         # Factors of short summed ranks alone belong to whichever side carries them.
-        work = Work(self.einsum.target, self.inner, self.outer, summed, kept)
+        result = tuple(rank for rank in kept if rank not in summed)
+        work = Work(self.einsum.target, self.inner, self.outer, self._products(), result, kept)
         if not self.facts.wanted(work):
             raise _Stays
         if both or masks:
@@ -349,6 +349,11 @@ class _Sum:
             )
         body_of: Expr = Map("*", (product(outer), state))
         return Reduce("sum", summed, body_of) if summed else body_of
+
+    def _products(self) -> tuple[tuple[str, ...], ...]:
+        """The ranks that the tensors written out reduce over, for each of them."""
+        bodies = (self.definitions[name].body for name in sorted(self.opened))
+        return tuple(body.ranks for body in bodies if isinstance(body, Reduce))
 
     def _undefined(self, factor: Factor, masks: list[Expr]) -> bool:
         """Whether a divisor may be 0 where there is no key: nothing divided by it is 0, not 0/0."""
