@@ -25,6 +25,8 @@ class Target:
     state, the second where it varies along ranks of it and has a logarithm, the third where it has
     none, the fourth where a step reads what it changes, and `together` problems of a batch, since a
     chunk is little work for a call. `masked` are other tiles where a mask leaves points out.
+    `registers` of a thread may hold tiles, as `passes/pressure.py` counts them; 0 where there is no
+    such bound.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Target:
     chunk: tuple[int, int, int, int] = (64, 32, 16, 32)
     together: int = 1
     masked: Settings | None = None
+    registers: int = 0
 
     def settings(self, width: int, dtype: str, masked: bool) -> Settings:
         """Tiles and launch settings for a width (0 where it is not known) and a type."""
@@ -56,5 +59,6 @@ TARGETS = {
         1 << 15,
         132,
         (64, 16, 16, 16),
+        registers=144,
     ),
 }

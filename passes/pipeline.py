@@ -30,6 +30,7 @@ from attnc.passes.lower import KernelWriter, buffer
 from attnc.passes.mapping import Mapping, check_schedule, mapping
 from attnc.passes.normalise import normalise
 from attnc.passes.online import Running, online
+from attnc.passes.orient import orient
 from attnc.passes.pack import pack
 from attnc.passes.partition import mixed_radix
 from attnc.passes.placed import Place, placed
@@ -286,7 +287,7 @@ def lower(
         smaller = fit(program, streamed, plan)
         if smaller is plan:
             program = vanish(program)
-            return fold_scale(program) if facts.base2 else program
+            return orient(fold_scale(program)) if facts.base2 else program
         plan = smaller
 
 

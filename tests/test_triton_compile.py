@@ -24,12 +24,17 @@ def compile_all() -> dict[str, dict[str, Any]]:
     """What became of every kernel, by a name that says which it is."""
     from triton_programs import elementwise, flash, folded, gated, m, paged
 
+    import attnc
     from attnc.backends import launch
     from attnc.backends.triton_source import emit
+    from attnc.driver import stages
     from attnc.ir.expr import Const, Index, Tile
     from attnc.ir.source import CompileError
 
     found: dict[str, dict[str, Any]] = {}
+    examples = HERE.parent / "examples"
+    differential = attnc.load(examples / "differential.attn")["differential"]
+    adjoint = attnc.gradient(attnc.load(examples / "causal.attn")["causal"])
 
     def note(name: str, program: Any, target: str, dtype: str, **sizes: int) -> None:
         for kernel in launch.compile_kernels(
@@ -70,6 +75,15 @@ def compile_all() -> dict[str, dict[str, Any]]:
     note("all", folded("all", "bool"), "sm_90", "f16", j=40)
     note("gated", gated(), "sm_90", "f16", d=64, f=64)
     note("paged", paged(), "sm_90", "f16", e=64)
+
+    for width in (64, 128):
+        sizes = {"e": width, "f": width}
+        for name, cascade in {"differential": differential, "adjoint": adjoint}.items():
+            result = stages(cascade, "triton", dtype="f16", sizes=sizes)
+            for kernel in launch.compile_kernels(
+                result.source, result.program, target="sm_90", dtype="f16", sizes=sizes
+            ):
+                found[f"{name} {width}: {kernel.name}"] = {"spills": kernel.spills}
 
     program = flash()
     source = emit(program, "")
@@ -124,6 +138,15 @@ def test_everything_compiles(compiled: dict[str, dict[str, Any]], name: str) -> 
     limit = {"flash sm_80": 163}.get(name, 227) * 1024
     assert compiled[name]["shared"] <= limit
     assert compiled[name]["spills"] == 0
+
+
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("name", ["differential", "adjoint"])
+def test_two_states_fit_into_the_registers(
+    compiled: dict[str, dict[str, Any]], name: str, width: int
+) -> None:
+    spills = [row["spills"] for key, row in compiled.items() if key.startswith(f"{name} {width}:")]
+    assert spills == [0] * {"differential": 1, "adjoint": 2}[name]
 
 
 def test_the_target_is_the_one_asked_for(compiled: dict[str, dict[str, Any]]) -> None:

@@ -1,0 +1,97 @@
+"""Tiles as a thread's registers want them: which way round they lie, and how large they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import attnc
+from attnc.ir.read_tile import read_program
+from attnc.ir.tile import Compute, Contract, Kernel
+from attnc.ir.tile_facts import every
+from attnc.ir.verify_tile import verify_program
+from attnc.passes.orient import orient
+from attnc.passes.pipeline import lower
+from attnc.passes.pressure import pressure
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def example(name: str) -> attnc.ir.cascade.Cascade:
+    (cascade,) = attnc.load(EXAMPLES / f"{name}.attn").cascades.values()
+    return cascade
+
+
+def orders(kernel: Kernel) -> dict[str, tuple[str, ...]]:
+    """The axes of every matrix that a kernel computes, in order."""
+    made = (own for own in every(kernel.body) if isinstance(own, Compute | Contract))
+    return {own.name: own.ranks for own in made if len(own.ranks) == 2}
+
+
+def test_gradients_of_keys_own_the_rows_of_the_scores_and_queries_those_of_theirs() -> None:
+    program = lower(attnc.gradient(example("causal")), "triton", "f16")
+    queries, keys = (orders(kernel) for kernel in program.kernels)
+    assert queries["A_part"] == ("p", "m0")
+    assert keys["A_part2"] == keys["S_part2_dot"] == keys["dA_part2"] == ("m", "p0")
+
+
+BOTH = """
+program twice(A[b; i, k]: float, B[b; j, k]: float, C[b; i, f]: float, D[b; j, f]: float) -> X[b; j, f]: float, Y[b; i, f]: float:
+    kernel twice over b:
+        axis i = |i|
+        axis j = |j|
+        axis k = |k|
+        axis f = |f|
+        load A_tile[i, k] = A[b, i, k]
+        load B_tile[j, k] = B[b, j, k]
+        load C_tile[i, f] = C[b, i, f]
+        load D_tile[j, f] = D[b, j, f]
+        contract S[i, j] = A_tile[i, k] * B_tile[j, k] over k
+        compute N[i, j] = exp(S[i, j])
+        contract X_tile[j, f] = N[i, j] * C_tile[i, f] over i
+        store X[b, j, f] = X_tile[j, f]
+"""  # noqa: E501
+ALONG = """        contract Y_tile[i, f] = N[i, j] * D_tile[j, f] over j
+        store Y[b, i, f] = Y_tile[i, f]
+"""
+KEPT = """        compute Y_tile[i, f] = C_tile[i, f]
+        store Y[b, i, f] = Y_tile[i, f]
+"""
+
+
+def test_a_tile_is_turned_where_all_its_products_agree_and_nothing_keeps_it() -> None:
+    turned = orient(read_program(BOTH + KEPT))
+    verify_program(turned)
+    assert orders(turned.kernels[0])["N"] == orders(turned.kernels[0])["S"] == ("j", "i")
+    disputed = read_program(BOTH + ALONG)
+    assert orient(disputed) == disputed
+    stored = read_program((BOTH + KEPT).replace("Y[b; i, f]: float", "Y[b; i, j]: float").replace(
+        "Y_tile[i, f] = C_tile[i, f]", "Y_tile[i, j] = N[i, j]"
+    ).replace("store Y[b, i, f] = Y_tile[i, f]", "store Y[b, i, j] = Y_tile[i, j]"))  # fmt: skip
+    assert orient(stored) == stored
+
+
+def test_what_lives_at_once_is_counted() -> None:
+    (kernel,) = lower(example("attention"), "triton", "f16", {"e": 128, "f": 128}).kernels
+    sizes = {"p": 128, "m0": 64, "e": 128, "f": 128}
+    # Two tiles, and four vectors along the rows.
+    assert pressure(kernel, sizes, 256) == (128 * 128 + 128 * 64 + 4 * 128) // 256
+    (kernel,) = lower(example("differential"), "triton", "f16").kernels
+    assert pressure(kernel, sizes, 256) >= (2 * 128 * 128 + 128 * 64) // 256
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "tiles"),
+    [
+        ("attention", 128, (128, 64)),
+        ("differential", 64, (128, 64)),
+        ("differential", 128, (64, 32)),
+    ],
+)
+def test_tiles_are_smaller_where_two_states_would_not_fit(
+    name: str, width: int, tiles: tuple[int, int]
+) -> None:
+    (kernel,) = lower(example(name), "triton", "f16", {"e": width, "f": width}).kernels
+    sizes = {axis.rank: axis.size for axis in kernel.axes}
+    assert (sizes["p"], sizes["m0"]) == tiles
