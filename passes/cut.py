@@ -11,7 +11,9 @@ A tensor is *stored* where a kernel could not have it otherwise:
 - it was reduced over a long rank and lacks one that its reader is cut along (each part of the
   grid would reduce again);
 - it was reduced over a long rank and carries one over which its reader reduces (each step of that
-  loop would run another).
+  loop would run another);
+- it is a sum of products, compared with itself or with what is made of it: computed twice, in tiles
+  of other shapes, it might differ from itself in the last digit.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnc.ir.cascade import Cascade, Einsum, base, rank_of
-from attnc.ir.expr import Access, Const, Expr, Extent, Index, Param, Reduce
+from attnc.ir.expr import Access, Const, Expr, Extent, Index, Map, Param, Reduce
 from attnc.ir.walk import accesses, subterms
 from attnc.passes.domain import Domains
 from attnc.passes.partition import mixed_radix
 from attnc.passes.symbolic import extents
+
+COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ def cut(cascade: Cascade) -> Cut:
     parts = _parts(cascade, classes)
     stepped = cascade.iterative()
     definitions: dict[str, Einsum] = {e.target: e for e in cascade.einsums}
-    stored: dict[str, None] = {}
+    stored: dict[str, None] = dict.fromkeys(_compared(cascade))
     for einsum in cascade.einsums:
         for expr in (einsum.body, einsum.where):
             for access in accesses(expr):
@@ -192,6 +196,36 @@ def heavy(cascade: Cascade) -> frozenset[str]:
         )
         | frozenset(_finals(cascade))
         | _turns(cascade)
+        | _compared(cascade)
+    )
+
+
+def _compared(cascade: Cascade) -> frozenset[str]:
+    """Sums that are compared with themselves, or with something computed from them."""
+    definitions = {einsum.target: einsum for einsum in cascade.einsums}
+    found: set[str] = set()
+    for einsum in cascade.einsums:
+        for term in (*subterms(einsum.body), *subterms(einsum.where)):
+            if isinstance(term, Map) and term.op in COMPARISONS:
+                left, right = ({a.tensor for a in accesses(side)} for side in term.args)
+                for one, other in ((left, right), (right, left)):
+                    behind = {own for name in other for own in closure(cascade, name, set())}
+                    found |= one & behind
+    return frozenset(
+        name
+        for name in found - cascade.iterative().keys()
+        if any(_rounded(cascade, definitions[own]) for own in closure(cascade, name, set()))
+    )
+
+
+def _rounded(cascade: Cascade, einsum: Einsum) -> bool:
+    """Whether it is a sum of numbers that are not whole: its last digit depends on the tiles."""
+    types = {tensor.name: tensor.dtype for tensor in cascade.inputs}
+    types |= {made.target: made.dtype or "float" for made in cascade.einsums}
+    return (
+        isinstance(einsum.body, Reduce)
+        and einsum.body.op not in ("max", "min", "any", "all")
+        and any(types[a.tensor] not in ("int", "bool") for a in accesses(einsum.body.body))
     )
 
 

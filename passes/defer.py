@@ -89,14 +89,16 @@ def _rewritten(
     result: Expr | None = None
     moved: list[Expr] = []
     for term in terms:
-        inner = tuple(f for f in term.factors if not opened.outside(f))
-        outer = tuple(f for f in term.factors if opened.outside(f))
-        if any(domains.of(f.expr) for f in outer):
+        waiting = [f for f in term.factors if opened.outside(f)]
+        if any(domains.of(f.expr) for f in waiting):
             return None
+        # With it goes whatever else need not be multiplied at every point.
+        outer = tuple(f for f in term.factors if f in waiting or _idle(f, body, opened, domains))
+        inner = tuple(f for f in term.factors if f not in outer)
         name = names.fresh(f"{einsum.target}_{body.op}")
         part = _part(name, einsum, body, product(inner), whole, domains)
         parts.append(part)
-        moved.extend(f.expr for f in outer)
+        moved.extend(f.expr for f in waiting)
         value, extra = _outside(einsum, part, outer, facts, domains, names)
         parts.extend(extra)
         result = _joined(result, value, term.negative)
@@ -104,6 +106,11 @@ def _rewritten(
     parts.append(replace(einsum, body=result))
     law = f"({body.op}, *)"
     return parts, Deferral(einsum.target, ", ".join(dict.fromkeys(_names(moved))), law)
+
+
+def _idle(factor: Factor, body: Reduce, opened: Products, domains: Domains) -> bool:
+    """Whether a factor of a sum is the same at every point and exists at all of them."""
+    return body.op == "sum" and not opened.varies(factor.expr) and not domains.of(factor.expr)
 
 
 def _out_of_extremum(

@@ -26,6 +26,7 @@ from attnc.ir.tile import (
     Statement,
     Store,
 )
+from attnc.ir.tile_facts import every
 from attnc.passes.mapping import FEW, Mapping
 from attnc.passes.pressure import pressure
 
@@ -36,28 +37,46 @@ WIDTH = 64
 def fit(program: Program, streamed: frozenset[str], plan: Mapping) -> Mapping:
     """The mapping with tiles halved until all fit, or as it was where all do or none may be cut.
 
-    `streamed` are the ranks along the tiles of a loop, as far as the compiler chose their size.
+    `streamed` are the ranks along the tiles of a loop, as far as the compiler chose their size:
+    kernels share it. Along the grid each has tiles of its own.
     """
     halved: dict[str, int] = {}
+    cuts: dict[str, dict[str, int]] = {}
     for kernel in program.kernels:
         sizes = _sizes(kernel, plan)
         sizes |= {rank: min(size, halved[rank]) for rank, size in sizes.items() if rank in halved}
         rows = frozenset(entry.rank for entry in kernel.grid if entry.tile > 1)
-        cut = (streamed | rows) - plan.fixed
-        for ranks in _tiles(kernel.body):
-            # A tile of three ranks is no matrix: it lives in registers as it is, beside others.
-            most = plan.target.elements // (2 if len(ranks) > 2 else 1)
-            least = FEW if len(ranks) < 3 else 1
-            while prod(sizes[rank] for rank in ranks) > most:
-                free = [r for r in ranks if r in cut and sizes[r] > least]
-                if not free:
-                    break
-                largest = max(free, key=lambda rank: sizes[rank])
-                sizes[largest] //= 2
-                halved[largest] = sizes[largest]
+        smaller = _shrunk(kernel, sizes, (streamed | rows) - plan.fixed, plan)
         if plan.target.registers and not kernel.lists:
-            halved |= _relieved(kernel, sizes, cut - rows, cut & rows, plan)
-    return replace(plan, tiles={**plan.tiles, **halved}) if halved else plan
+            loop = streamed - rows - plan.fixed
+            smaller |= _relieved(kernel, sizes | smaller, loop, rows - plan.fixed, plan)
+        halved |= {rank: size for rank, size in smaller.items() if rank not in rows}
+        own = {rank: size for rank, size in smaller.items() if rank in rows}
+        for statement in every(kernel.body) if own else ():
+            if isinstance(statement, Store):
+                cuts[statement.tensor] = plan.cuts.get(statement.tensor, {}) | own
+    if not halved and not cuts:
+        return plan
+    return replace(plan, tiles={**plan.tiles, **halved}, cuts={**plan.cuts, **cuts})
+
+
+def _shrunk(
+    kernel: Kernel, sizes: dict[str, int], cut: frozenset[str], plan: Mapping
+) -> dict[str, int]:
+    """Tiles halved until each holds no more elements than the target likes."""
+    halved: dict[str, int] = {}
+    for ranks in _tiles(kernel.body):
+        # A tile of three ranks is no matrix: it lives in registers as it is, beside others.
+        most = plan.target.elements // (2 if len(ranks) > 2 else 1)
+        least = FEW if len(ranks) < 3 else 1
+        while prod((sizes | halved)[rank] for rank in ranks) > most:
+            own = sizes | halved
+            free = [r for r in ranks if r in cut and own[r] > least]
+            if not free:
+                break
+            largest = max(free, key=own.__getitem__)
+            halved[largest] = own[largest] // 2
+    return halved
 
 
 def _relieved(

@@ -7,10 +7,10 @@ position an instance of the grid; of the long ranks of an output the last is cut
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from attnc.ir.cascade import Cascade, Directive, rank_of
-from attnc.ir.expr import Const, Extent, Index, Map, Param, Reduce
+from attnc.ir.expr import Const, Expr, Extent, Index, Map, Param, Reduce
 from attnc.ir.source import CompileError
 from attnc.ir.targets import Target
 from attnc.ir.walk import accesses, free_ranks, subterms
@@ -22,6 +22,8 @@ from attnc.passes.split import parts_for
 NOWHERE_AT_ALL = Env({}, {}, {}, {})
 FEW = 16
 """Rows that the matrix units want: with fewer queries than this another rank lends its own."""
+COLUMNS = 64
+"""Positions of a long rank that a tile has beside its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class Mapping:
 
     `fixed` are the ranks whose tiles a schedule gives, `splits` the parts that it wants of a
     streamed rank (None for as many as fit), `merged` the ranks that number such parts, `recurrent`
-    those along which recurrences go, by steps or chunks; `sizes` the extents that are known.
+    those along which recurrences go, by steps or chunks; `sizes` the extents that are known. `cuts`
+    are smaller tiles of the grid, by the tensor that is stored.
     """
 
     target: Target
@@ -45,6 +48,7 @@ class Mapping:
     stages: int
     merged: frozenset[str] = frozenset()
     recurrent: frozenset[str] = frozenset()
+    cuts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def with_parts(self, ranks: tuple[str, ...]) -> Mapping:
         """The same, some ranks cut along the grid with one position an instance."""
@@ -70,7 +74,10 @@ class Mapping:
                 found[rank] = self.tiles.get(rank, self.target.together) if several else 1
             elif rank in cut:
                 wide = rank == rows and not self._apart(cascade, rank, ranks)
-                found[rank] = self.tiles.get(rank, self._rows(rank) if wide else 1)
+                size = self._rows(rank) if wide else 1
+                if rank == ranks[-1] and burden.get(rank, 0) == 1:
+                    size = self._columns(rank)
+                found[rank] = self.tiles.get(rank, size)
         if max(found.values(), default=FEW) < FEW:
             for rank in reversed(ranks):
                 many = self.sizes.get(rank, FEW) > 1 and rank not in self.tiles
@@ -90,6 +97,10 @@ class Mapping:
         """The tile of a rank: as many positions as it has, where that is known and few."""
         size = self.sizes.get(rank, self.p)
         return min(self.p, 1 if size <= 1 else max(FEW, 1 << (size - 1).bit_length()))
+
+    def _columns(self, rank: str) -> int:
+        """The tile of a long last rank: as wide as a head, for what is streamed is as wide."""
+        return min(COLUMNS, self._rows(rank))
 
     def _burden(self, cascade: Cascade) -> dict[str, int]:
         """For each rank how many inputs that a loop streams vary with it.
@@ -155,6 +166,25 @@ class Mapping:
         except KeyError:
             return None
         return instances
+
+    def one_by_one(self, cascade: Cascade) -> frozenset[str]:
+        """The ranks that a loop takes by positions: of sums of products never the last one.
+
+        The last long rank of such a sum is cut into tiles. Were the others too, a tile would have
+        three ranks or more, and nothing would be a product of matrices.
+        """
+        classes = rank_of(cascade)
+        last: set[str] = set()
+        others: set[str] = set()
+        for einsum in cascade.einsums:
+            for term in subterms(einsum.body):
+                if not isinstance(term, Reduce) or not _product(term.body):
+                    continue
+                ranks = [classes.get(rank, rank) for rank in term.ranks]
+                long = [rank for rank in ranks if rank in self.long]
+                last.update(long[-1:])
+                others.update(long[:-1])
+        return frozenset(others - last)
 
     def refuse_split(self, cascade: Cascade, rank: str, reason: str) -> None:
         """Raise CompileError if a schedule asked for a split that cannot be."""
@@ -344,3 +374,11 @@ def _number(cascade: Cascade, line: Directive) -> int | None:
     if isinstance(value, Index) or not isinstance(value, Const) or int(value.value) < 1:
         raise CompileError(f"{line.verb} takes a positive number", line.span, code="E315")
     return int(value.value)
+
+
+def _product(body: Expr) -> bool:
+    """Whether tensors are multiplied in it."""
+    return any(
+        isinstance(term, Map) and term.op == "*" and all(any(accesses(arg)) for arg in term.args)
+        for term in subterms(body)
+    )

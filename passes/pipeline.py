@@ -34,6 +34,7 @@ from attnc.passes.orient import orient
 from attnc.passes.pack import pack
 from attnc.passes.partition import mixed_radix
 from attnc.passes.placed import Place, placed
+from attnc.passes.ranked import count_places
 from attnc.passes.recompute import recompute_parts
 from attnc.passes.recurrences.apart import apart
 from attnc.passes.recurrences.chunk import chunk
@@ -245,8 +246,8 @@ def optimize(cascade: Cascade, observe: Observe | None = None) -> Cascade:
 
 
 def _until_regrouped(cascade: Cascade) -> Cascade:
-    """A cascade after the steps that come before sums are regrouped."""
-    cascade = replace(cascade, derivation=(), refusals=())
+    """A cascade after the steps that come before sums are regrouped, its choices counted."""
+    cascade = count_places(normalise(replace(cascade, derivation=(), refusals=())))
     for _, step in STEPS:
         if step is reassociate:
             return cascade
@@ -438,11 +439,12 @@ def stream(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Streamed
     """
     notes: list[str] = []
     splits: dict[str, Split] = {}
+    single = plan.one_by_one(cascade)
     for rank in sorted(plan.long):
         if not fiber(cascade, rank).reductions:
             plan.refuse_split(cascade, rank, "no Einsum reduces over it alone")
             continue
-        tile = 1 if is_part(cascade, rank) else plan.stream
+        tile = 1 if is_part(cascade, rank) or rank in single else plan.stream
         try:
             result = online(cascade, rank, tile, stored)
         except CannotTile as error:
@@ -482,6 +484,7 @@ def groups(
         alone = plan.target.processors and _merges(cascade, root, set(stored), plan)
         rows = plan.rows_alone if alone else plan.grid
         tiles = rows(cascade, root, set(stored))
+        tiles |= plan.cuts.get(places[root].tensor if root in places else root, {})
         needs = {place[name] for name in _stored_reads(cascade, root, set(stored)) if name in place}
         earliest = max(needs, default=-1) + 1
         number = earliest

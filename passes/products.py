@@ -103,9 +103,10 @@ class Products:
 
     def outside(self, factor: Factor) -> bool:
         """Whether a factor can leave the reduction and waits for one over the same rank."""
-        return not self._varies(factor.expr) and bool(self.fiber.waiting(factor.expr))
+        return not self.varies(factor.expr) and bool(self.fiber.waiting(factor.expr))
 
-    def _varies(self, expr: Expr) -> bool:
+    def varies(self, expr: Expr) -> bool:
+        """Whether an expression changes along the reduced ranks."""
         return bool(free_ranks(expr) & self.ranks)
 
     def addends(self, expr: Expr) -> tuple[Term, ...]:
@@ -128,7 +129,7 @@ class Products:
         if not any(self.outside(f) for t in terms for f in t.factors):
             return atom
         for term in terms:
-            if not any(self._varies(f.expr) for f in term.factors):
+            if not any(self.varies(f.expr) for f in term.factors):
                 return atom
         return terms
 

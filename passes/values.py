@@ -26,7 +26,7 @@ from attnc.ir.expr import (
     Tile,
     both,
 )
-from attnc.ir.source import CompileError, InvalidIR, Span
+from attnc.ir.source import InvalidIR, Span
 from attnc.ir.tile import Axis, Load
 from attnc.ir.walk import free_ranks, substitute
 from attnc.passes.domain import Domains
@@ -153,15 +153,7 @@ class Values:
                 return Cast(dtype, value, expr.span), depth
             case Access():
                 return self._access(expr)
-            case Populate(op):
-                raise CompileError(
-                    f"{op} cannot be lowered to a kernel",
-                    expr.span,
-                    "points chosen by value run in the interpreter only",
-                    code="E302",
-                    help="compile with backend='interpreter'",
-                )
-            case Reduce() | Tile():
+            case Reduce() | Populate() | Tile():
                 raise InvalidIR(f"{self.name}: a reduction inside an expression")
 
     def _access(self, access: Access) -> Value:

@@ -49,3 +49,42 @@ def test_points_chosen_by_a_running_maximum_keep_their_pass(body):
 def test_points_chosen_by_an_input_do_not():
     cascade = attnc.parse(HEAD + ON_AN_INPUT)["near"]
     assert attnc.analyze(attnc.optimize(cascade)).passes["m"] == 1
+
+
+CHOSEN = """
+cascade chosen(X[p, m], keep[p, m]: bool) -> R[p, m], I[p, j], J[p, j], H[p], L[p]:
+    rank j = 4
+    S[p, m]      = X[p, m] where keep[p, m]
+    R[p, m]: int = rankof[m](S[p, m])
+    I[p, j]: int = argtop[m](S[p, m] + 1)
+    J[p, j]: int = argbottom[m](S[p, m])
+    H[p]: int    = argmax[m](S[p, m])
+    L[p]: int    = argmin[m where m > 0](S[p, m])
+"""
+
+
+@pytest.mark.parametrize("keys", [0, 1, 3, 70])
+def test_kernels_choose_as_the_interpreter_does(keys):
+    draw = np.random.default_rng(keys)
+    # Few values, so that most are tied; a row without any point, and one of minus infinity.
+    scores = draw.integers(-2, 3, (6, keys)).astype(np.float32)
+    keep = draw.random((6, keys)) < 0.7
+    keep[1], keep[2], scores[2] = False, True, -np.inf
+    cascade = attnc.parse(CHOSEN)["chosen"]
+    reference = interpreter.run(cascade, {"X": scores, "keep": keep})
+    found = attnc.compile(cascade).run({"X": scores, "keep": keep})
+    for name, array in reference.items():
+        assert np.array_equal(found[name], array), name
+
+
+def test_scores_that_are_compared_with_themselves_are_computed_once():
+    head = "cascade c(Q[p, e], K[m, e]) -> R[p, m]:\n    S[p, m] = Q[p, e] * K[m, e]\n"
+    ranked = attnc.parse(head + "    R[p, m]: int = rankof[m](S[p, m])\n")["c"]
+    assert [buffer.name for buffer in attnc.compile(ranked).program.buffers] == ["S"]
+    alone = attnc.parse(head + "    R[p, m] = select(S[p, m] > 0, 1, 0)\n")["c"]
+    assert not attnc.compile(alone).program.buffers
+
+
+def test_the_report_speaks_of_the_choice_as_written():
+    ranked = attnc.parse(CHOSEN)["chosen"]
+    assert attnc.optimize(ranked).einsums == ranked.einsums

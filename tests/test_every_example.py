@@ -70,12 +70,7 @@ def test_every_step_keeps_the_meaning(cascade):
 
 @pytest.mark.parametrize("cascade", EVERY)
 def test_numpy_computes_it_and_the_counters_are_as_predicted(cascade):
-    try:
-        kernel = attnc.compile(cascade)
-    except attnc.CompileError as refusal:
-        assert refusal.code.startswith("E3")
-        assert cascade.name == "topk", refusal
-        return
+    kernel = attnc.compile(cascade)
     verify_program(kernel.program)
     assert read_program(print_program(kernel.program)) == kernel.program
     arrays = inputs(cascade)

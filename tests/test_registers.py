@@ -8,7 +8,7 @@ import pytest
 
 import attnc
 from attnc.ir.read_tile import read_program
-from attnc.ir.tile import Compute, Contract, Kernel
+from attnc.ir.tile import Compute, Contract, Kernel, Store
 from attnc.ir.tile_facts import every
 from attnc.ir.verify_tile import verify_program
 from attnc.passes.orient import orient
@@ -95,3 +95,42 @@ def test_tiles_are_smaller_where_two_states_would_not_fit(
     (kernel,) = lower(example(name), "triton", "f16", {"e": width, "f": width}).kernels
     sizes = {axis.rank: axis.size for axis in kernel.axes}
     assert (sizes["p"], sizes["m0"]) == tiles
+
+
+MERGED = """
+cascade merged[b](Q[h, p, e], K[h, m, e], V[h, m, f], W[; h, f, c]) -> Y[p, c]:
+    S[h, p, m] = Q[h, p, e] * K[h, m, e]
+    A[h, p, m] = softmax[m](S[h, p, m])
+    O[h, p, f] = A[h, p, m] * V[h, m, f]
+    Y[p, c]    = O[h, p, f] * W[h, f, c]
+"""
+
+
+def test_a_sum_over_heads_and_widths_is_products_of_matrices() -> None:
+    attention, merge = (lower(attnc.parse(MERGED)["merged"], "triton", "f16").kernels)[-2:]
+    # The rows of W are a long rank here, and still columns of the tile of attention.
+    assert {entry.rank: entry.tile for entry in attention.grid} == {
+        "b": 1,
+        "h": 1,
+        "p": 128,
+        "f": 64,
+    }
+    assert {axis.rank for axis in merge.axes} == {"p", "c", "f0"}
+    assert any(isinstance(own, Contract) for own in every(merge.body))
+
+
+def test_a_kernel_with_large_tiles_leaves_those_of_another_alone() -> None:
+    triples = """
+cascade triples[b](X[p, d], Y[m, d], Z[n, d], V[m, n, f]) -> O[p, f], T[p, m]:
+    S[p, m, n] = tanh(X[p, d] * Y[m, d] * Z[n, d])
+    O[p, f]    = exp(S[p, m, n]) * V[m, n, f]
+    T[p, m]    = X[p, d] * Y[m, d]
+"""
+    program = lower(attnc.parse(triples)["triples"], "triton", "f16")
+    tiles = {
+        store.tensor: {entry.rank: entry.tile for entry in kernel.grid}
+        for kernel in program.kernels
+        for store in every(kernel.body)
+        if isinstance(store, Store)
+    }
+    assert tiles["T"]["p"] == 1 and tiles["O"]["p"] < 128 == tiles["T"]["m"]

@@ -382,6 +382,16 @@ def lowered(schedule: str, text: str = SCORES + SOFTMAX) -> Any:
     return attnc.compile(attnc.parse(f"{text}\nschedule c:\n{lines}")["c"]).program
 
 
+def test_a_factor_that_is_idle_leaves_with_one_that_waits_and_stays_where_none_does() -> None:
+    gated = SOFTMAX.replace("O[p, f] =", "O[p, f] = g[p] *")
+    scaled = SCORES.replace("V[m, f])", "V[m, f], g[p])") + gated
+    lines = str(attnc.optimize(attnc.parse(scaled)["c"])).splitlines()
+    assert not any("g[p]" in line for line in lines if "O_sum_tile" in line)
+    assert any("g[p]" in line for line in lines if line.lstrip().startswith("O[p, f]"))
+    alone = attnc.parse("cascade c(X[p, m], g[p]) -> O[p]:\n    O[p] = g[p] * X[p, m]\n")["c"]
+    assert attnc.optimize(alone) == alone
+
+
 def test_a_schedule_is_kept() -> None:
     program = lowered("tile p by 32; tile m by 16; parallel p; stream m; warps 2; stages 4")
     (kernel,) = program.kernels

@@ -238,27 +238,15 @@ def multi(Q: Array, K: Array, V: Array) -> Array:
 SDPA = "torch scaled_dot_product_attention"
 
 
-def chosen(operation: str) -> dict[str, str]:
-    """The refusal of points that are chosen by value."""
-    return dict.fromkeys(("numpy", "triton"), f"E302: {operation} cannot be lowered to a kernel")
-
-
 ENTRIES: dict[str, Entry] = {
     "sqa": Entry(sqa_inputs, sqa, oracle=SDPA),
     "diffqkv": Entry(diffqkv_inputs, diffqkv, oracle=SDPA),
-    "moh": Entry(moh_inputs, moh, refused=chosen("rankof")),
-    "bam-moa": Entry(
-        bam_inputs, bam, oracle=SDPA, slow="loops within loops over tiles of three and more ranks"
-    ),
-    "bam-moa:shared_keys": Entry(
-        bam_shared_inputs,
-        bam_shared,
-        oracle=SDPA,
-        slow="loops within loops over tiles of three and more ranks",
-    ),
-    "shrp": Entry(shrp_inputs, shrp, refused=chosen("argmax")),
+    "moh": Entry(moh_inputs, moh),
+    "bam-moa": Entry(bam_inputs, bam, oracle=SDPA),
+    "bam-moa:shared_keys": Entry(bam_shared_inputs, bam_shared, oracle=SDPA),
+    "shrp": Entry(shrp_inputs, shrp),
     "shrp:pruned": Entry(pruned_inputs, pruned),
-    "uoe-smha": Entry(uoe_inputs, uoe, refused=chosen("argtop")),
+    "uoe-smha": Entry(uoe_inputs, uoe),
     "dual-stream": Entry(
         lambda rng: cross_inputs(rng) | normal(rng, M=(5, 3)), kronecker, oracle=SDPA
     ),

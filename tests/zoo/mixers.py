@@ -36,9 +36,9 @@ def unit(image: Array) -> Array:
 
 
 def kronecker_inputs(rng: np.random.Generator) -> Arrays:
-    p, m, n, e, f = 37, 19, 23, 16, 24
-    return normal(rng, Q=(2, 3, p, e), K1=(2, 3, m, e), K2=(2, 3, n, e),
-                  V1=(2, 3, m, f), V2=(2, 3, n, f))  # fmt: skip
+    p, m, n, e, f = 9, 19, 23, 16, 24
+    return normal(rng, Q=(2, 2, p, e), K1=(2, 2, m, e), K2=(2, 2, n, e),
+                  V1=(2, 2, m, f), V2=(2, 2, n, f))  # fmt: skip
 
 
 def kronecker(Q: Array, K1: Array, K2: Array, V1: Array, V2: Array) -> Array:
@@ -100,11 +100,11 @@ def kgat(X: Array, R: Array, W: Array, head: Array, rel: Array, tail: Array, W1:
 
 
 def latte_inputs(rng: np.random.Generator) -> Arrays:
-    i, c, r, d, f = 23, 9, 3, 8, 6
+    i, c, r, d, f = 5, 5, 2, 8, 6
     drawn = normal(rng, X=(i, c), WL1=(c, d), WR1=(c, d), aL1=(r, d), aR1=(r, d), tau1=(r,),
                    WB1=(c, r + 1), WL2=(d, f), WR2=(d, f), aL2=(r, r, f), aR2=(r, r, f),
                    tau2=(r, r), WB2=(d, r * r + 1))  # fmt: skip
-    return drawn | {"adj": rng.random((r, i, i)) < 0.1}
+    return drawn | {"adj": rng.random((r, i, i)) < 0.3}
 
 
 def latte(X: Array, adj: Array, WL1: Array, WR1: Array, aL1: Array, aR1: Array, tau1: Array,
@@ -283,14 +283,10 @@ def ninformer(X: Array, W1: Array, b1: Array, W2: Array, b2: Array, W3: Array, b
 
 
 ENTRIES: dict[str, Entry] = {
-    "kronecker-tensor-attention": Entry(
-        kronecker_inputs, kronecker, slow="loops within loops over tiles of three and more ranks"
-    ),
+    "kronecker-tensor-attention": Entry(kronecker_inputs, kronecker),
     "grit": Entry(grit_inputs, grit),
     "kgat": Entry(kgat_inputs, kgat),
-    "latte": Entry(
-        latte_inputs, latte, slow="loops within loops over tiles of three and more ranks"
-    ),
+    "latte": Entry(latte_inputs, latte),
     "drsformer-tksa": Entry(drsformer_inputs, drsformer),
     "dlgsanet": Entry(dlgsanet_inputs, dlgsanet, params={"SIDE": 3}),
     "hsdt-gssa": Entry(hsdt_inputs, hsdt),

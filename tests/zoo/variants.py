@@ -338,8 +338,6 @@ def temperature(Q: Array, K: Array, V: Array) -> Array:
 
 
 SDPA = "torch scaled_dot_product_attention"
-RANKED = "E302: rankof cannot be lowered to a kernel"
-CHOICE = {"numpy": RANKED, "triton": RANKED}
 
 ENTRIES: dict[str, Entry] = {
     "flash-sigmoid": Entry(square_inputs, flash_sigmoid),
@@ -353,8 +351,8 @@ ENTRIES: dict[str, Entry] = {
     "attention-sink-mlp": Entry(mlp_inputs, mlp_kernel),
     "act-calibration": Entry(act_inputs, act),
     "visual-attention-redistribution": Entry(visual_inputs, redistribution),
-    "imbalanced-attention-fix": Entry(imbalanced_inputs, imbalanced, refused=CHOICE),
-    "vision-head-reinforcement": Entry(reinforcement_inputs, reinforcement, refused=CHOICE),
+    "imbalanced-attention-fix": Entry(imbalanced_inputs, imbalanced),
+    "vision-head-reinforcement": Entry(reinforcement_inputs, reinforcement),
     "reversed-attention": Entry(reversed_inputs, reversed_attention),
     "positional-attention": Entry(positional_inputs, positional),
     "deconstructing-attention": Entry(table_inputs, static_table),

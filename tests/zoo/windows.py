@@ -302,7 +302,5 @@ ENTRIES = {
     "neighborhood-3d": Entry(video_inputs, video),
     "halonet": Entry(halo_inputs, halo),
     "sener-arrow-bispa": Entry(arrow_inputs, arrow),
-    "sener-arrow-bispa:bispa": Entry(
-        plus_inputs, plus, slow="loops within loops over tiles of three and more ranks"
-    ),
+    "sener-arrow-bispa:bispa": Entry(plus_inputs, plus),
 }
