@@ -34,6 +34,7 @@ from attnc.passes.orient import orient
 from attnc.passes.pack import pack
 from attnc.passes.partition import mixed_radix
 from attnc.passes.placed import Place, placed
+from attnc.passes.positions import inline_positions
 from attnc.passes.ranked import count_places
 from attnc.passes.recompute import recompute_parts
 from attnc.passes.recurrences.apart import apart
@@ -247,7 +248,8 @@ def optimize(cascade: Cascade, observe: Observe | None = None) -> Cascade:
 
 def _until_regrouped(cascade: Cascade) -> Cascade:
     """A cascade after the steps that come before sums are regrouped, its choices counted."""
-    cascade = count_places(normalise(replace(cascade, derivation=(), refusals=())))
+    cascade = normalise(replace(cascade, derivation=(), refusals=()))
+    cascade = inline_positions(count_places(cascade))
     for _, step in STEPS:
         if step is reassociate:
             return cascade

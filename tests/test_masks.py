@@ -320,3 +320,55 @@ cascade apart(Q[e, p], K[e, m], V[m, f], k[p, m]: bool) -> O[p, f]:
     data["k"] = draw.random((70, 70)) < 0.5
     right = interpreter.run(cascade, data, EXACT)["O"]
     assert np.abs(attnc.compile(cascade).run(data)["O"] - right).max() < 1e-12
+
+
+POSITIONS = """
+cascade placed[b](Q[p, e], K[m, e], V[m, f]) -> O[p, f]:
+    param W: int = 20
+    {made}
+    S[p, m] = Q[p, e] * K[m, e] where {mask}
+    A[p, m] = softmax[m](S[p, m])
+    O[p, f] = A[p, m] * V[m, f]
+"""
+BACK = "back[p, m]: int = p - m"
+
+
+@pytest.mark.parametrize(
+    ("made", "mask", "same"),
+    [
+        (BACK, "0 <= back[p, m] and back[p, m] < W", "0 <= p - m and p - m < W"),
+        (f"{BACK}\n    near[p, m]: bool = abs(back[p, m]) < W", "near[p, m]", "abs(p - m) < W"),
+        ("block[p]: int = p // 10", "block[p] == m // 10", "p // 10 == m // 10"),
+    ],
+)
+def test_a_tensor_of_positions_means_what_it_was_made_of(made, mask, same):
+    one, other = (
+        attnc.compile(attnc.parse(POSITIONS.format(made=text, mask=where))["placed"]).program
+        for text, where in ((made, mask), ("", same))
+    )
+    assert one.kernels == other.kernels
+
+
+@pytest.mark.parametrize(
+    ("made", "mask"),
+    [
+        (BACK, "back[p, m + 1] < W"),
+        ("back[p, m]: int = p - m where m < 40", "back[p, m] < W"),
+        ("back[p, m] = (p - m) / 2", "back[p, m] < W"),
+    ],
+)
+def test_a_tensor_with_points_that_are_none_or_no_whole_numbers_is_read(made, mask):
+    cascade = attnc.parse(POSITIONS.format(made=made, mask=mask))["placed"]
+    kernel = attnc.compile(cascade)
+    data = {k: v for k, v in arrays().items() if k in "QKV"}
+    right = interpreter.run(cascade, data, EXACT)["O"]
+    assert np.abs(kernel.run(data)["O"] - right).max() < 1e-12
+    assert "back" in str(kernel.program).split("history")[-1]
+
+
+def test_three_pieces_leave_no_tile_without_points():
+    run, there = check("p == 0 or m == 0 or abs(p - m) <= 5", exact=False)
+    for b, first, number in run:
+        tile = slice(number * TILE, (number + 1) * TILE)
+        assert there[b, first : first + TILE, tile].any()
+    assert len(run) < 2 * 5 * 6
