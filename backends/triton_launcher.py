@@ -103,7 +103,8 @@ TAKEN = frozenset(keyword.kwlist) | frozenset(HELPERS) | {
 
 def parameter(name: str) -> str:
     """The name of a tensor or a cascade in the launcher: its own, unless Python needs that."""
-    return f"{name}_" if name in TAKEN or name.endswith("_kernel") else name
+    taken = name in TAKEN or name.endswith("_kernel") or name.startswith("Outputs_")
+    return f"{name}_" if taken else name
 
 
 def host_dtype(dtype: str) -> str:
@@ -117,48 +118,81 @@ def list_buffers(states: str) -> tuple[str, ...]:
     return (states, *lists_of(states, False), *lists_of(states, True))
 
 
-def launcher(program: Program, kernels: list[Printed]) -> str:
-    """The class of errors, the check and the function that a user calls."""
+def launchers(found: list[tuple[Program, list[Printed]]]) -> str:
+    """The class of errors, the check and for each program the function that a user calls."""
+    functions = []
+    for program, kernels in found:
+        # What a module has once for all needs the program's name where there are several.
+        label = f"_{program.name}" if len(found) > 1 else ""
+        if len(program.outputs) > 1:
+            fields = ", ".join(f'"{tensor.name}"' for tensor in program.outputs)
+            functions.append(f'Outputs{label} = namedtuple("Outputs", [{fields}])')
+        functions.append("\n".join(_launcher(program, kernels, label)))
+    parts = [CHECKS]
+    if any("_generation(" in function for function in functions):
+        parts.append(GENERATION)
+    if any(tensor.dtype == "float" for program, _ in found for tensor in program.buffers):
+        parts.append("_torch_type = {tl.float32: torch.float32, tl.float64: torch.float64}")
+    return "\n\n\n".join([*parts, *functions])
+
+
+def _launcher(program: Program, kernels: list[Printed], label: str) -> list[str]:
     names = [parameter(tensor.name) for tensor in program.inputs]
     lines = [f"def {parameter(program.name)}({', '.join([*names, '*', 'out=None'])}):"]
     lines.append(f'    """{_signature_line(program)}"""')
-    lines.append("    sizes = {}")
-    for tensor in program.inputs:
-        lines.append(_check(tensor, names[0]))
-    lines += _matched(kernels)
-    for decl in program.ranks:
-        lines.append(f'    sizes["{decl.name}"] = {host(decl.extent, _size)}')
-    floats = [
-        parameter(tensor.name) for tensor in program.inputs if tensor.dtype not in ("int", "bool")
-    ]
+    lines += _sizes(program, kernels)
+    floats = _floats(program)
     lines.append(_arithmetic(floats))
-    lines += _outputs(program, floats)
+    lines += _outputs(program, label)
     listed = {name for kernel in kernels if kernel.lists for name in list_buffers(kernel.lists)}
     for buffer in program.buffers:
         if buffer.name not in listed:
             lines.append(_buffer(buffer, names[0]))
     for kernel in kernels:
         if kernel.lists:
-            lines += _prepare(program, kernel, names[0])
+            lines += _prepare(program, kernel, names[0], label)
         else:
             lines += _launch(program, kernel)
-    lines.append("    return out")
-    parts = [CHECKS]
-    if any("_generation(" in line for line in lines):
-        parts.append(GENERATION)
-    if any(tensor.dtype == "float" for tensor in program.buffers):
-        parts.append("_torch_type = {tl.float32: torch.float32, tl.float64: torch.float64}")
-    if len(program.outputs) > 1:
-        fields = ", ".join(f'"{tensor.name}"' for tensor in program.outputs)
-        parts.append(f'Outputs = namedtuple("Outputs", [{fields}])')
-    return "\n\n\n".join([*parts, "\n".join(lines)])
+    return [*lines, "    return out"]
+
+
+def allocation(program: Program) -> list[str]:
+    """The body of a function that checks the inputs and gives outputs without values."""
+    outputs = [_allocated(program, tensor) for tensor in program.outputs]
+    lines = _sizes(program, [])
+    if len(outputs) == 1:
+        return [*lines, f"    return {outputs[0]}"]
+    return [*lines, "    return (", *(f"        {output}," for output in outputs), "    )"]
+
+
+def _sizes(program: Program, kernels: list[Printed]) -> list[str]:
+    """Check the inputs and note the extents of all ranks."""
+    first = parameter(program.inputs[0].name)
+    lines = ["    sizes = {}", *(_check(tensor, first) for tensor in program.inputs)]
+    lines += _matched(kernels)
+    for decl in program.ranks:
+        lines.append(f'    sizes["{decl.name}"] = {host(decl.extent, _size)}')
+    return lines
+
+
+def _floats(program: Program) -> list[str]:
+    return [
+        parameter(tensor.name) for tensor in program.inputs if tensor.dtype not in ("int", "bool")
+    ]
+
+
+def _allocated(program: Program, tensor: Tensor) -> str:
+    """An output without values, of the type of the first input of a floating type."""
+    floats = _floats(program)
+    real = f"{floats[0]}.dtype" if floats else "torch.float32"
+    return _empty(tensor, parameter(program.inputs[0].name), real)
 
 
 def _buffer(buffer: Tensor, first: str) -> str:
     return f"    {parameter(buffer.name)} = {_empty(buffer, first, '_torch_type[real]')}"
 
 
-def _prepare(program: Program, kernel: Printed, first: str) -> list[str]:
+def _prepare(program: Program, kernel: Printed, first: str, label: str) -> list[str]:
     """The launch of a kernel of states, and the lists of its tiles, unless they are still good."""
     names = [parameter(name) for name in list_buffers(kernel.lists)]
     tables = " ".join(f"{parameter(name)}," for name in kernel.tables)
@@ -167,7 +201,7 @@ def _prepare(program: Program, kernel: Printed, first: str) -> list[str]:
     rows = " * ".join(_size(rank) for rank in buffers[0].ranks[:-1]) or "1"
     return [
         "    # Which tiles hold points; known from the last call if its tables were the same.",
-        f'    kept = _kept("{kernel.lists}", ({tables}), sizes)',
+        f'    kept = _kept("{kernel.lists}{label}", ({tables}), sizes)',
         "    if kept is None:",
         *(f"    {_buffer(buffer, first)}" for buffer in buffers),
         *(f"    {line}" for line in _launch(program, kernel)),
@@ -178,7 +212,7 @@ def _prepare(program: Program, kernel: Printed, first: str) -> list[str]:
         "        kept = (",
         *(f"            {line}" for line in filled_lines(lists)),
         "        )",
-        f'        _keep("{kernel.lists}", ({tables}), sizes, kept)',
+        f'        _keep("{kernel.lists}{label}", ({tables}), sizes, kept)',
         "    (",
         *(f"        {line}" for line in filled_lines(lists)),
         "    ) = kept",
@@ -240,19 +274,19 @@ def _empty(tensor: Tensor, first: str, real: str) -> str:
     return f"_empty(sizes, {_ranks(tensor)}, {dtype}, {first}.device)"
 
 
-def _outputs(program: Program, floats: list[str]) -> list[str]:
+def _outputs(program: Program, label: str) -> list[str]:
     """Allocate the outputs, or check those that the caller gave."""
-    first = parameter(program.inputs[0].name)
-    real = f"{floats[0]}.dtype" if floats else "torch.float32"
+    made = [_allocated(program, tensor) for tensor in program.outputs]
     lines = ["    if out is None:"]
-    if len(program.outputs) == 1:
-        lines.append(f"        out = {_empty(program.outputs[0], first, real)}")
+    if len(made) == 1:
+        lines.append(f"        out = {made[0]}")
     else:
-        lines.append("        out = Outputs(")
-        lines += [f"            {_empty(tensor, first, real)}," for tensor in program.outputs]
+        lines.append(f"        out = Outputs{label}(")
+        lines += [f"            {each}," for each in made]
         lines.append("        )")
     names = ", ".join(parameter(tensor.name) for tensor in program.outputs)
     lines.append(f"    {names} = out")
+    first = parameter(program.inputs[0].name)
     lines += [_check(tensor, first) for tensor in program.outputs]
     return lines
 

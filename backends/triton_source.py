@@ -21,10 +21,11 @@ from attnc.backends.triton_flow import fused, on_tensor_cores, tile_uses
 from attnc.backends.triton_helpers import HELPERS, helper_text
 from attnc.backends.triton_host import ATOM, host
 from attnc.backends.triton_kernel import Width, Writer
-from attnc.backends.triton_launcher import Argument, Printed, launcher, parameter, signature
+from attnc.backends.triton_launcher import Argument, Printed, launchers, parameter, signature
 from attnc.backends.triton_lists import SIFT
 from attnc.ir.cascade import Reduction
 from attnc.ir.expr import Const, Expr, Extent, Index, Map, Param, Tile
+from attnc.ir.source import InvalidIR
 from attnc.ir.tile import (
     Axis,
     Compute,
@@ -53,24 +54,42 @@ def emit(program: Program, header: str) -> str:
     takes the cascade's inputs in order, or by name, and `out=` for results to be written in
     place; it checks types, shapes and devices and raises the module's `CallError`.
     """
-    printed = [print_kernel(program, kernel) for kernel in program.kernels]
-    helpers = list(dict.fromkeys(name for kernel in printed for name in kernel.helpers))
-    reductions = dict.fromkeys(name for kernel in printed for name in kernel.reductions)
-    listed = any(kernel.lists for kernel in printed)
+    return emit_all((program,), header)
+
+
+def emit_all(programs: tuple[Program, ...], header: str) -> str:
+    """The text of one module with the launchers of several programs, the names of which differ."""
+    printed = [
+        [print_kernel(program, kernel) for kernel in program.kernels] for program in programs
+    ]
+    kernels = [kernel for found in printed for kernel in found]
+    helpers = list(dict.fromkeys(name for kernel in kernels for name in kernel.helpers))
+    listed = any(kernel.lists for kernel in kernels)
+    several = any(len(program.outputs) > 1 for program in programs)
     parts = [
         _docstring(header),
-        "from collections import namedtuple\n" * (len(program.outputs) > 1)
+        "from collections import namedtuple\n" * several
         + "import math\n"
         + "import weakref\n" * listed
         + "\nimport torch\nimport triton\nimport triton.language as tl",
-        *([_PRECISION] if any(kernel.precision for kernel in printed) else []),
+        *([_PRECISION] if any(kernel.precision for kernel in kernels) else []),
         *helper_text(helpers),
-        *(_reduction(found) for found in program.reductions if found.name in reductions),
-        *(kernel.text for kernel in printed),
+        *_reductions(programs, {name for kernel in kernels for name in kernel.reductions}),
+        *(kernel.text for kernel in kernels),
         *([SIFT] if listed else []),
-        launcher(program, printed),
+        launchers(list(zip(programs, printed))),
     ]
     return "\n\n\n".join(parts) + "\n"
+
+
+def _reductions(programs: tuple[Program, ...], used: set[str]) -> list[str]:
+    """The users' own reductions that kernels apply, each once."""
+    texts: dict[str, str] = {}
+    for found in (found for program in programs for found in program.reductions):
+        text = _reduction(found)
+        if texts.setdefault(found.name, text) != text:
+            raise InvalidIR(f"two reductions {found.name} in one module")
+    return [text for name, text in texts.items() if name in used]
 
 
 _PRECISION = """\

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from attnc import build
     from attnc.driver import analyze, compile, explain, optimize, verify
     from attnc.gradients import differentiate, gradient
+    from attnc.layers import emit_layer
     from attnc.merging import merge_state
     from attnc.modelling import model
     from attnc.modules import load, parse
@@ -22,6 +23,7 @@ _HOMES = {
     "analyze": "attnc.driver",
     "compile": "attnc.driver",
     "differentiate": "attnc.gradients",
+    "emit_layer": "attnc.layers",
     "explain": "attnc.driver",
     "gradient": "attnc.gradients",
     "merge_state": "attnc.merging",
@@ -43,5 +45,6 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "CallError", "CompileError", "__version__", "analyze", "build", "compile", "differentiate",
-    "explain", "gradient", "load", "merge_state", "model", "optimize", "parse", "verify",
+    "emit_layer", "explain", "gradient", "load", "merge_state", "model", "optimize", "parse",
+    "verify",
 ]  # fmt: skip

@@ -231,19 +231,26 @@ def model(file: Path | None, name: str | None, machine: str, compare: str | None
 @click.option("--emit", type=click.Choice(TEXTS + MACHINE), default="source", show_default=True)
 @click.option("--target", default="sm_90", show_default=True, help="GPU for machine code.")
 @click.option("--dtype", type=click.Choice(("f16", "bf16", "f32", "f64")), help="Input type.")
+@click.option("--grad", is_flag=True, help="A PyTorch layer: kernels both ways and operators.")
 @SIZE
 @PARAM
 def compile_(file: Path, name: str | None, out: Path | None, backend: str, emit: str, target: str,
-             dtype: str | None, size: dict[str, int], param: dict[str, Any]) -> None:  # fmt: skip
+             dtype: str | None, grad: bool, size: dict[str, int],
+             param: dict[str, Any]) -> None:  # fmt: skip
     """Emit a kernel: its source, a module that needs nothing of attnc, or another stage of it."""
     if emit in MACHINE and backend != "triton":
         raise click.UsageError(f"--emit {emit} is machine code: it needs --backend triton")
-    from attnc import driver
+    if grad and (emit != "source" or backend != "triton"):
+        raise click.UsageError("--grad writes the source of a Triton module, nothing else")
+    from attnc import driver, layers
     from attnc.ir.params import with_params
 
     dtype = dtype or ("f16" if backend == "triton" else "f32")
     cascade = with_params(_one(file, name), param)
     size = _with_known(cascade, size)
+    if grad:
+        _emit(layers.emit_layer(cascade, dtype=dtype, sizes=size), out, emit)
+        return
     result = driver.stages(cascade, backend, dtype=dtype, sizes=size)
     text: str | bytes
     match emit:
@@ -255,6 +262,11 @@ def compile_(file: Path, name: str | None, out: Path | None, backend: str, emit:
             text = str(result.optimized)
         case _:
             text = driver.machine_code(result, target=target, dtype=dtype, sizes=size, emit=emit)
+    _emit(text, out, emit)
+
+
+def _emit(text: str | bytes, out: Path | None, emit: str) -> None:
+    """What a compilation gave, into a file or on standard output; there no binary on a terminal."""
     if out is not None:
         _write(out, text)
     elif isinstance(text, str):
