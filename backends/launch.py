@@ -162,6 +162,19 @@ def _mend_interpreter() -> None:
     builder.mended = True
 
 
+def _runnable(torch: Any, device: Any) -> None:
+    """Raise CallError, and say what is missing, where no kernel can run on a device."""
+    if interpreted():
+        return
+    if not torch.cuda.is_available():
+        raise CallError(
+            "a Triton kernel needs a GPU with CUDA and there is none: use the NumPy back-end, "
+            "or set TRITON_INTERPRET=1 before starting Python to run it in Triton's interpreter"
+        )
+    if device.type == "cpu":
+        raise CallError("the inputs are on the CPU: move them to the GPU first (x.cuda())")
+
+
 @dataclass(slots=True)
 class Kernel:
     """An emitted module, ready to be called as the cascade that it came from."""
@@ -177,35 +190,38 @@ class Kernel:
         """
         torch, _ = require()
         inputs = self._arguments(args, named)
-        arrays = not any(isinstance(value, torch.Tensor) for value in inputs.values())
-        if not interpreted() and not torch.cuda.is_available():
-            raise CallError(
-                "a Triton kernel needs a GPU with CUDA and there is none: use the NumPy back-end, "
-                "or set TRITON_INTERPRET=1 before starting Python to run it in Triton's interpreter"
-            )
         device = next(
             (value.device for value in inputs.values() if isinstance(value, torch.Tensor)),
             torch.device("cpu" if interpreted() else "cuda"),
         )
-        if device.type == "cpu" and not interpreted():
-            raise CallError("the inputs are on the CPU: move them to the GPU first (x.cuda())")
-        tensors = {
-            name: value if isinstance(value, torch.Tensor) else torch.as_tensor(value).to(device)
-            for name, value in inputs.items()
-        }
-        if interpreted():
-            _mend_interpreter()
-        if self._module is None:
-            self._module = load(self.source, self.program.name)
-        try:
-            result = getattr(self._module, parameter(self.program.name))(*tensors.values())
-        except self._module.CallError as error:
-            raise CallError(str(error)) from None
-        if not arrays:
+        _runnable(torch, device)
+        result = self.launch(*(
+            value if isinstance(value, torch.Tensor) else torch.as_tensor(value).to(device)
+            for value in inputs.values()
+        ))  # fmt: skip
+        if any(isinstance(value, torch.Tensor) for value in inputs.values()):
             return result
         if isinstance(result, tuple):
             return type(result)(*(part.cpu().numpy() for part in result))
         return result.cpu().numpy()
+
+    def launch(self, *tensors: Any) -> Any:
+        """Run on tensors in the order of the inputs, all on one device that can run the kernels.
+
+        Raises `CallError` where they do not fit.
+        """
+        if self._module is None:
+            self._module = load(self.source, self.program.name)
+        function = getattr(self._module, parameter(self.program.name))
+        try:
+            if not interpreted():
+                return function(*tensors)
+            _mend_interpreter()
+            # The interpreter computes with NumPy; a division by zero is no cause for alarm.
+            with numpy.errstate(all="ignore"):
+                return function(*tensors)
+        except self._module.CallError as error:
+            raise CallError(str(error)) from None
 
     def _arguments(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
         names = [tensor.name for tensor in self.program.inputs]

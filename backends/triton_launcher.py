@@ -96,7 +96,7 @@ def _empty(sizes, ranks, dtype, device):
 TAKEN = frozenset(keyword.kwlist) | frozenset(HELPERS) | {
     "torch", "triton", "tl", "math", "namedtuple", "sizes", "real", "narrow", "instances", "out",
     "CallError", "Outputs", "PRECISION", "_check", "_empty", "_generation", "_torch_type", "kept",
-    "_kept", "_keep", "_sift_kernel", "weakref",
+    "_kept", "_keep", "_sift_kernel", "given", "weakref",
 }  # fmt: skip
 """What a launcher cannot call a tensor, or itself."""
 
@@ -277,7 +277,7 @@ def _empty(tensor: Tensor, first: str, real: str) -> str:
 def _outputs(program: Program, label: str) -> list[str]:
     """Allocate the outputs, or check those that the caller gave."""
     made = [_allocated(program, tensor) for tensor in program.outputs]
-    lines = ["    if out is None:"]
+    lines = []
     if len(made) == 1:
         lines.append(f"        out = {made[0]}")
     else:
@@ -285,10 +285,16 @@ def _outputs(program: Program, label: str) -> list[str]:
         lines += [f"            {each}," for each in made]
         lines.append("        )")
     names = ", ".join(parameter(tensor.name) for tensor in program.outputs)
-    lines.append(f"    {names} = out")
     first = parameter(program.inputs[0].name)
-    lines += [_check(tensor, first) for tensor in program.outputs]
-    return lines
+    checks = [_check(tensor, first) for tensor in program.outputs]
+    return [
+        "    given = out is not None",
+        "    if not given:",
+        *lines,
+        f"    {names} = out",
+        "    if given:",
+        *(f"    {line}" for line in checks),
+    ]
 
 
 def _launch(program: Program, kernel: Printed) -> list[str]:

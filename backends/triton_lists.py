@@ -33,7 +33,7 @@ def _kept(name, tables, sizes):
     PyTorch counts writes by its own operations. One by a kernel of another library is not seen:
     pass a copy of the table then.
     """
-    if name not in _KEPT or any(table.is_inference() for table in tables):
+    if name not in _KEPT or _fleeting(tables):
         return None
     known, versions, extents, lists = _KEPT[name]
     same = all(one() is other for one, other in zip(known, tables))
@@ -42,11 +42,19 @@ def _kept(name, tables, sizes):
     return lists
 
 
-def _keep(name, tables, sizes, lists):
-    """Keep lists for the next call, but not those that belong to a captured graph."""
+def _fleeting(tables):
+    """Whether lists are for this call only: writes that nobody counts, or a graph in the making.
+
+    A captured graph makes its lists anew whenever it is replayed, in memory of its own.
+    """
     if any(table.is_inference() for table in tables):
-        return
-    if tables[0].is_cuda and torch.cuda.is_current_stream_capturing():
+        return True
+    return tables[0].is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _keep(name, tables, sizes, lists):
+    """Keep lists for the next call."""
+    if _fleeting(tables):
         return
     versions = [table._version for table in tables]
     _KEPT[name] = ([weakref.ref(table) for table in tables], versions, dict(sizes), lists)

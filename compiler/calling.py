@@ -51,9 +51,7 @@ class Compiled:
         call = bind(self.cascade, *self._views(args, kwargs))
         runner = self.runner if self.crossover is None else self.crossover.runner(call.extents)
         if isinstance(runner, Kernel):
-            # Triton's interpreter computes with NumPy; a division by zero is no cause for alarm.
-            with np.errstate(all="ignore"):
-                return runner(*args, **kwargs)
+            return runner(*args, **kwargs)
         try:
             results = (
                 interpreter.run(self.cascade, call.arrays)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from attnc.calling import Compiled
+from attnc.backends.launch import Kernel
 from attnc.driver import compile as compile_cascade
+from attnc.driver import stages
 from attnc.gradients import differentiate
 from attnc.ir.cascade import FLOATS, Cascade, Tensor
 from attnc.ir.expr import Const, Expr, Extent, Map, Param
@@ -84,7 +85,8 @@ class Function:
             lower = torch.get_autocast_dtype(kind)
             # What is double is so on purpose, here as in torch.
             value = value.to(lower) if value.dtype == torch.float32 else value
-        return value if tensor.name in self.wrt else value.detach()
+        # What has nothing to detach stays itself: block lists are kept with their tables.
+        return value.detach() if value.requires_grad and tensor.name not in self.wrt else value
 
 
 @dataclass(slots=True)
@@ -92,22 +94,28 @@ class Program:
     """A cascade with its compiled forms, each made when a tensor first asks for it."""
 
     cascade: Cascade
-    compiled: dict[tuple[str, str], Compiled] = field(default_factory=dict)
+    compiled: dict[tuple[str, str], Callable[..., Any]] = field(default_factory=dict)
 
-    def run(self, given: Sequence[Any]) -> list[Any]:
+    def run(self, given: Sequence[Any]) -> tuple[Any, ...]:
         """The outputs for some inputs, on the device where these are."""
         first = self._first(given)
-        backend = "triton" if given and given[0].device.type == "cuda" else "numpy"
-        key = (backend, SHORT.get(first, "f32"))
+        key = (given[0].device.type, SHORT.get(first, "f32"))
         if key not in self.compiled:
-            dtype = key[1] if backend == "triton" else "f32"
-            self.compiled[key] = compile_cascade(self.cascade, backend, dtype=dtype)
-        found = self.compiled[key](*(value.detach() for value in given))
-        results = [found] if len(self.cascade.outputs) == 1 else list(found)
-        return [
-            result.to(_dtype(tensor, first))
-            for tensor, result in zip(self.cascade.outputs, results)
-        ]
+            self.compiled[key] = self._made(*key)
+        found = self.compiled[key](*given)
+        if len(self.cascade.outputs) == 1:
+            found = (found,)
+        return tuple(
+            result.to(first if tensor.dtype == "float" else TYPES[tensor.dtype])
+            for tensor, result in zip(self.cascade.outputs, found)
+        )
+
+    def _made(self, device: str, dtype: str) -> Callable[..., Any]:
+        if device != "cuda":
+            return compile_cascade(self.cascade, "numpy")
+        # The launcher checks its arguments itself: once is enough where a GPU is waiting.
+        result = stages(self.cascade, "triton", dtype=dtype)
+        return Kernel(result.program, result.source).launch
 
     def shapes(self, given: Sequence[Any]) -> list[Any]:
         """Tensors without values of the shapes, types and device of the outputs."""
@@ -204,7 +212,7 @@ def _registered(label: str, cascade: Cascade, programs: dict[str, Program]) -> A
 
     def run(*given: Any) -> Any:
         results = chosen(given).run(given)
-        return results[0] if len(results) == 1 else tuple(results)
+        return results[0] if len(results) == 1 else results
 
     def fake(*given: Any) -> Any:
         results = chosen(given).shapes(given)

@@ -141,6 +141,47 @@ S = scores(Q, K).masked_fill(ago(Q, K) < 0, -torch.inf)
 same(emitted.LseOutputLayer()(Q, K, V), (S.softmax(-1) @ V, S.logsumexp(-1)), (Q, K, V))
 """
 
+CAPTURED = """
+from torch.utils._python_dispatch import TorchDispatchMode
+
+class Log(TorchDispatchMode):
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        asked.add(str(operation))
+        return operation(*args, **(kwargs or {}))
+
+class Nothing:
+    def __getitem__(self, grid):
+        return lambda *args, **named: None
+
+for name in [name for name in vars(emitted) if name.endswith("_kernel")]:
+    setattr(emitted, name, Nothing())
+asked = set()
+Q, K, V = (torch.randn(2, 1, 37, 16) for _ in range(3))
+doc = torch.zeros(2, 37, dtype=torch.int32)
+with Log():
+    O, L = emitted.documents_forward(Q, K, V, doc)
+    emitted.documents_backward(Q, K, V, doc, O, L, O)
+# Memory is taken, and nothing is waited for or read back.
+assert asked == {"aten.empty.memory_format"}
+
+class Table:
+    is_cuda, _version = True, 0
+    def is_inference(self):
+        return False
+
+# A graph makes its lists itself: those that were kept know nothing of tables to come.
+table, capturing = Table(), False
+torch.cuda.is_current_stream_capturing = lambda: capturing
+emitted._keep("lists", (table,), {"p": 37}, "made before")
+assert emitted._kept("lists", (table,), {"p": 37}) == "made before"
+assert emitted._kept("lists", (table,), {"p": 38}) is None
+capturing = True
+assert emitted._kept("lists", (table,), {"p": 37}) is None
+emitted._keep("lists", (table,), {"p": 37}, "made for the graph")
+capturing = False
+assert emitted._kept("lists", (table,), {"p": 37}) == "made before"
+"""
+
 PART = """
 Q, K, V = leaves((1, 1, 17, 16), (1, 1, 17, 16), (1, 1, 17, 16))
 found = emitted.window(Q, K, V).sum()
@@ -221,6 +262,7 @@ def run_alone(script: str, folder: Path) -> None:
         pytest.param("lse_output", ("--dtype", "f32"), OUTPUTS, id="two outputs"),
         pytest.param("sigmoid", ("--dtype", "f32"), SIGMOID, id="nothing saved"),
         pytest.param("documents", ("--dtype", "f32"), TABLE, id="table"),
+        pytest.param("documents", ("--dtype", "f32"), CAPTURED, id="graphs of CUDA"),
         pytest.param("gla", ("--dtype", "f32"), GATED, id="recurrence"),
     ],
 )
