@@ -259,9 +259,11 @@ class KernelWriter(Loops):
             fitting = [i for i, g in enumerate(groups) if masked <= set(self.axes_of(g.value))]
             if not fitting:
                 return None
-            part = groups[fitting[0]]
+            # What comes from memory goes into the product as it is: it keeps its narrow type.
+            chosen = min(fitting, key=lambda i: self.scopes.loaded(groups[i].value))
+            part = groups[chosen]
             value = Map("select", (mask, part.value, ZERO))
-            groups[fitting[0]] = Part(value, max(part.depth, inner))
+            groups[chosen] = Part(value, max(part.depth, inner))
         if self.scale_operands and self._scaled_operand(groups, outside):
             outside = []
         left, right = (self._operand(einsum, g.value, g.depth, (over,)) for g in groups)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from attnc.ir.expr import Expr, Tile
 from attnc.ir.source import NOWHERE, Span
-from attnc.ir.tile import Compute, Statement
+from attnc.ir.tile import Compute, Load, Statement
 from attnc.ir.tile_facts import defines
 from attnc.ir.walk import free_ranks
 
@@ -78,6 +78,13 @@ class Scopes:
         name = self.fresh(wish, depth)
         self.emit(Compute(name, ranks, value, span), depth)
         return Tile(name, ranks)
+
+    def loaded(self, value: Expr) -> bool:
+        """Whether a value is a tile as it came from memory."""
+        statements = (statement for scope in self.open for statement in scope.statements)
+        return isinstance(value, Tile) and any(
+            isinstance(statement, Load) and statement.name == value.name for statement in statements
+        )
 
     def find(self, key: object) -> Value | None:
         for scope in reversed(self.open):

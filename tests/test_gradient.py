@@ -18,8 +18,11 @@ import pytest
 
 import attnc
 from attnc.backends.interpreter import run
+from attnc.driver import stages
 from attnc.gradients import Gradient
 from attnc.ir.cascade import Cascade
+from attnc.ir.tile import Contract, Load
+from attnc.ir.tile_facts import every
 from attnc.sampling import default_sizes, sample
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -241,6 +244,16 @@ def test_no_tensor_of_two_long_ranks_is_kept() -> None:
     assert kernel.program is not None
     assert not kernel.program.buffers
     assert len(kernel.program.kernels) == 2
+
+
+def test_what_is_multiplied_comes_as_it_lies_in_memory() -> None:
+    """A mask goes to the computed side: the loaded one would lose its narrow type by it."""
+    program = stages(attnc.gradient(example("attention")), "triton", dtype="f16").program
+    for kernel in program.kernels:
+        loaded = {own.name for own in every(kernel.body) if isinstance(own, Load)}
+        products = [own for own in every(kernel.body) if isinstance(own, Contract)]
+        assert products
+        assert all({own.left.name, own.right.name} & loaded for own in products)
 
 
 def test_the_peak_does_not_grow_with_the_keys() -> None:
