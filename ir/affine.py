@@ -43,6 +43,20 @@ def affine(expr: Expr, ranks: Collection[str]) -> Affine | None:
             return None
 
 
+def cancelled(term: Expr) -> Expr | None:
+    """A sum in which positions cancel without them: l + m - m is l. None for any other term."""
+    if not isinstance(term, Map) or term.op not in ("+", "-"):
+        return None
+    ranks = free_ranks(term)
+    form = affine(term, ranks)
+    if form is None or form.factors.keys() == ranks:
+        return None
+    result: Expr = ZERO
+    for rank, factor in form.factors.items():
+        result = plus(result, times(Index(rank), factor))
+    return plus(result, form.rest)
+
+
 def _sum(left: Mapping[str, int], right: Mapping[str, int], sign: int) -> dict[str, int]:
     total = dict(left)
     for rank, factor in right.items():

@@ -30,8 +30,8 @@ from attnc.ir.tile import (
     Statement,
     Store,
 )
-from attnc.ir.tile_facts import reads, tiles
-from attnc.ir.walk import rewrite
+from attnc.ir.tile_facts import every, reads, tiles
+from attnc.ir.walk import free_ranks, rewrite
 
 Edges = Mapping[str, tuple[Expr, Expr]]
 Guards = frozenset[Expr]
@@ -76,6 +76,7 @@ def clipped(
     kept |= _renamed(segment.body, {**ranks, **{s.name: s.ranks for s in loop.carried}})
     kept |= _carried_inside(segment.body)
     before = {*ranks, *(state.name for state in loop.carried)}
+    counters = {own.rank for own in every(segment.body) if isinstance(own, Loop)}
     definitions = {s.name: s for s in segment.body if isinstance(s, Load | Compute)}
     clips: list[Clip] = []
     known: set[Expr] = set()
@@ -87,6 +88,8 @@ def clipped(
         hi = whole = plus(last, ONE)
         for guard in sorted(guards or (), key=repr):
             if any(tile.name not in before for tile in tiles(guard)):
+                continue
+            if counters & free_ranks(guard):
                 continue
             found = solved(guard, rank, edges)
             if found is None:

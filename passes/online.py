@@ -221,6 +221,11 @@ class _Sweeps(Tiling):
             return self._refusal(
                 einsum, opened, f"waits for {unsteady}, a sum that may pass through 0"
             )
+        spread = next((y for y in ys if free_ranks(y) & {*body.ranks}), None)
+        if spread is not None:
+            ranks = ", ".join(sorted(free_ranks(spread) & {*body.ranks}))
+            why = f"waits for {spread.tensor}, which differs along {ranks}, reduced as well"
+            return self._refusal(einsum, opened, why)
         unseen = self._unseen(body, ys, sweep)
         if unseen is not None:
             return self._refusal(einsum, opened, f"takes points that {unseen} has not seen")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from attnc.ir.affine import cancelled
 from attnc.ir.cascade import Cascade, Einsum, Left
 from attnc.ir.expr import Access, Const, Expr, Extent, Index, Map, Param, Reduce, both
 from attnc.ir.walk import free_ranks, rewrite, substitute, subterms
@@ -41,16 +42,19 @@ def recompute_parts(cascade: Cascade, whole: frozenset[str]) -> Cascade:
             done[key] = part(definitions[term.tensor], term)
         return done[key]
 
+    def placed(expr: Expr, values: dict[str, Expr]) -> Expr:
+        return rewrite(rewrite(substitute(expr, values), cancelled), rule)
+
     def part(source: Einsum, term: Access) -> Access:
         values = dict(zip(source.ranks, term.subscripts))
         free = dict.fromkeys(cascade.batch)
         for subscript in term.subscripts:
             free.update(dict.fromkeys(sorted(free_ranks(subscript), reverse=True)))
         ranks = tuple(free)
-        where = [] if source.where is None else [substitute(source.where, values)]
+        where = [] if source.where is None else [placed(source.where, values)]
         bounds = domains.position(term)
         name = names.fresh(f"{source.target}_part")
-        body = rewrite(substitute(source.body, values), rule)
+        body = placed(source.body, values)
         einsums.append(
             Einsum(
                 name,

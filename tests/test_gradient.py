@@ -18,12 +18,13 @@ import pytest
 
 import attnc
 from attnc.backends.interpreter import run
-from attnc.driver import stages
+from attnc.driver import SLACK, stages
 from attnc.gradients import Gradient
 from attnc.ir.cascade import Cascade
 from attnc.ir.tile import Contract, Load
 from attnc.ir.tile_facts import every
 from attnc.sampling import default_sizes, sample
+from attnc.verification import relative_error
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SLOW = {"paged", "decode"}
@@ -265,6 +266,72 @@ def test_the_peak_does_not_grow_with_the_keys() -> None:
         assert kernel.counters is not None
         peaks.append(kernel.counters.peak_live_bytes)
     assert peaks[0] == peaks[1]
+
+
+ZOO = [
+    "aaren:aaren", "abc", "attention-sink-study", "bshd-layout", "causal-end", "cosine-temperature",
+    "cu-seqlens", "deberta", "dilated-window", "hidden-transfer-tree", "many-softmaxes",
+    "neighbor-aware-visual", "rcmha", "retnet", "rope-half", "talking-heads", "transformer-xl",
+    "tree-mask",
+]  # fmt: skip
+"""A sample of the zoo: rotations, tables, shifts, gates, mixed heads, trees, learned vectors."""
+UNLOWERED = {"topk"}
+"""Its selection has no kernel."""
+
+
+def sampled() -> list[Any]:
+    """The cascades that a kernel computes, but for those with caches in pages."""
+    found = [
+        pytest.param(cascade, id=path.stem)
+        for path in sorted(EXAMPLES.glob("*.attn"))
+        for name, cascade in attnc.load(path).cascades.items()
+        if name not in SLOW | UNLOWERED
+    ]
+    for label in ZOO:
+        stem, _, name = label.partition(":")
+        cascades = attnc.load(EXAMPLES / "zoo" / f"{stem}.attn").cascades
+        cascade = cascades[name] if name else next(iter(cascades.values()))
+        found.append(pytest.param(cascade, id=f"zoo-{label}"))
+    return found
+
+
+def rounded(arrays: Arrays, kind: Any) -> Arrays:
+    return {k: v.astype(kind) if v.dtype.kind == "f" else v for k, v in arrays.items()}
+
+
+@pytest.mark.parametrize("cascade", sampled())
+def test_a_training_step_is_as_exact_as_its_type_allows(cascade: Cascade) -> None:
+    """Forward and backward through the tile executor, against both in float64; every bit twice.
+
+    What the interpreter loses in float32 an ill-conditioned cascade loses anywhere: see `verify`.
+    """
+    found = attnc.differentiate(cascade)
+    arrays = rounded(sample(cascade, default_sizes(cascade), dtype="f16", seed=3), DOUBLE)
+    outputs = run(found.forward, arrays, DOUBLE)
+    dice = np.random.default_rng(7)
+    arriving = {
+        given: (dice.standard_normal(outputs[name].shape) * np.isfinite(outputs[name]))
+        for name, given in found.cotangents.items()
+    }
+    arriving = rounded(rounded(arriving, np.float16), DOUBLE)
+
+    def given(kind: Any, made: Arrays) -> Arrays:
+        every = {**rounded({**arrays, **arriving}, kind), **{n: made[n] for n in found.saved}}
+        return {tensor.name: every[tensor.name] for tensor in found.backward.inputs}
+
+    exact = run(found.backward, given(DOUBLE, outputs), DOUBLE)
+    literal = run(found.backward, rounded(given(DOUBLE, outputs), np.float32))
+    forward, backward = attnc.compile(found.forward), attnc.compile(found.backward)
+    for kind, tolerance in ((np.float32, 1e-5), (np.float16, 4e-3)):
+        largest = max(float(np.max(np.abs(value), initial=0)) for value in exact.values())
+        if largest > float(np.finfo(kind).max):
+            continue  # A state that grows has no gradient in so short a type.
+        inputs_of = given(kind, forward.run(rounded(arrays, kind)))
+        first, second = backward.run(inputs_of), backward.run(inputs_of)
+        for name, value in exact.items():
+            assert np.array_equal(first[name], second[name]), name
+            allowed = max(tolerance, SLACK * relative_error(literal[name], value))
+            assert relative_error(first[name], value) < allowed, (name, kind)
 
 
 KERNELS = ["attention", "causal", "varlen", "gqa", "differential", "sigmoid", "gla", "delta_rule"]
