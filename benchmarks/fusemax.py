@@ -23,8 +23,8 @@ from attnc import CallError
 from attnc.accelerators import machine, workload
 from attnc.ir.params import with_params
 from attnc.modelling import compared, model, own_cascade, plot
-from attnc.passes.accelerator import Modelled
-from attnc.passes.accelerator import model as modelled
+from attnc.passes.accelerator.model import Modelled
+from attnc.passes.accelerator.model import model as modelled
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "data" / "fusemax"

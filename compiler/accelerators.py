@@ -8,14 +8,28 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from attnc.ir.machine import Array, Fetched, Machine, Mapping, Memory, Overlap
+from attnc.ir.machine import (
+    COMMON,
+    PRIVATE,
+    Array,
+    Artifact,
+    Fetched,
+    Level,
+    Machine,
+    Mapping,
+    Overlap,
+)
 from attnc.ir.source import CompileError, Source, Span
 
 KINDS = ("multiply-add", "multiply", "add", "max", "divide", "exp", "other")
 MAPPED = (
-    "cascade", "rows", "columns", "space", "bind", "overlap", "phases", "fetched", "held",
+    "cascade", "rows", "columns", "space", "bind", "overlap", "phases", "fetched", "hold", "held",
+    "artifact",
 )  # fmt: skip
-FIELDS = ("name", "clock", "word", "buffer", "memory", "arrays", "mapping")
+FIELDS = ("name", "clock", "word", "levels", "arrays", "mapping")
+LEVEL = ("size", "bandwidth", "read", "write", "area", "copies", "registers")
+ARRAY = ("shape", "copies", "cycles", "latency", "energy", "area")
+ARTIFACT = ("unread", "unwritten", "uncomputed")
 
 
 def shipped() -> list[str]:
@@ -80,27 +94,55 @@ class _Reader:
         }
         if not arrays:
             raise self.error("a machine needs at least one array", "arrays")
-        memory = self.table(data, "memory")
         return Machine(
             name=str(data.get("name", self.source.filename)),
             clock=self.positive(data, "clock"),
             word=int(self.positive(data, "word")),
-            buffer=int(self.positive(data, "buffer")),
-            memory=self.memory(memory),
+            levels=self.levels(self.table(data, "levels")),
             arrays=arrays,
             mapping=self.mapping(data["mapping"], arrays) if "mapping" in data else None,
             span=self.span("name"),
         )
 
-    def memory(self, table: dict[str, Any]) -> Memory:
-        energy = self.number(table, "energy", 0.0)
-        if energy < 0:
-            raise self.error(f"energy is {energy:g}, and must not be below 0", "energy")
-        return Memory(self.positive(table, "bandwidth"), energy)
+    def levels(self, tables: dict[str, Any]) -> tuple[Level, ...]:
+        """The levels in the order in which they stand: memory, buffers, registers."""
+        found = [self.level(name, table) for name, table in tables.items()]
+        if len([level for level in found if not level.registers]) < 2:
+            raise self.error("a machine needs memory and at least one buffer inside it", "levels")
+        for number, level in enumerate(found):
+            if level.registers and number < len(found) - 1:
+                raise CompileError("only the last level is that of registers", level.span)
+            if number > 0 and not level.registers and level.size == float("inf"):
+                raise CompileError(f"{level.name} has no size", level.span)
+        return tuple(found)
+
+    def level(self, name: str, table: Any) -> Level:
+        where = f"levels.{name}"
+        if not isinstance(table, dict):
+            raise self.error(f"level {name} is no table", where)
+        self.only(table, LEVEL, f"level {name}", where)
+        endless = float("inf")
+        registers = table.get("registers", "")
+        if registers not in ("", PRIVATE, COMMON):
+            raise self.error(f"registers are {PRIVATE!r} or {COMMON!r}", "registers", "", where)
+        copies = self.positive(table, "copies", 1, where)
+        return Level(
+            name,
+            size=self.positive(table, "size", endless, where),
+            bandwidth=self.positive(table, "bandwidth", endless, where),
+            read=self.natural(table, "read", where),
+            write=self.natural(table, "write", where),
+            area=self.natural(table, "area", where),
+            copies=int(copies),
+            registers=registers,
+            span=self.span("size" if "size" in table else where, after=where),
+        )
 
     def array(self, name: str, table: Any) -> Array:
+        where = f"arrays.{name}"
         if not isinstance(table, dict):
             raise self.error(f"array {name} is no table", name)
+        self.only(table, ARRAY, f"array {name}", where)
         shape = table.get("shape")
         if (
             not isinstance(shape, list)
@@ -108,56 +150,59 @@ class _Reader:
             or not all(isinstance(n, int) and n > 0 for n in shape)
         ):
             raise self.error(
-                f"the shape of {name} is one or two positive numbers", "shape", after=name
+                f"the shape of {name} is one or two positive numbers", "shape", after=where
             )
-        cycles = self.kinds(self.table(table, "cycles", name), f"{name}.cycles")
+        cycles = self.kinds(self.table(table, "cycles", name), f"{where}.cycles")
         for kind, value in cycles.items():
             if value <= 0:
-                raise self.error(f"{kind} takes {value} cycles", kind, after=f"{name}.cycles")
-        return Array(
-            name, tuple(shape), cycles, self.kinds(table.get("energy", {}), f"{name}.energy")
+                raise self.error(f"{kind} takes {value} cycles", kind, after=f"{where}.cycles")
+        energy, latency, area = (
+            self.kinds(table.get(key, {}), f"{where}.{key}", key == "area")
+            for key in ("energy", "latency", "area")
         )
+        copies = int(self.positive(table, "copies", 1, where))
+        return Array(name, tuple(shape), cycles, cycles | latency, energy, area, copies)
 
-    def kinds(self, table: Any, where: str) -> dict[str, float]:
+    def only(self, table: dict[str, Any], known: tuple[str, ...], what: str, where: str) -> None:
+        for key in table:
+            if key not in known:
+                raise self.error(f"{what} has no {key!r}", key, f"it has {', '.join(known)}", where)
+
+    def kinds(self, table: Any, where: str, whole: bool = False) -> dict[str, float]:
         if not isinstance(table, dict):
             raise self.error(f"{where} is no table of operations", where)
         for kind, value in table.items():
-            if any(part not in KINDS for part in kind.split(">")):
+            named = whole and kind == "element"
+            if not named and any(part not in KINDS for part in kind.split(">")):
                 raise self.error(
                     f"no operation {kind!r}", kind, f"there are {', '.join(KINDS)}", where
                 )
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise self.error(f"{kind} is no number", kind, after=where)
+            if value < 0:
+                raise self.error(f"{kind} is {value:g}, and must not be below 0", kind, after=where)
         return {kind: float(value) for kind, value in table.items()}
 
     def mapping(self, table: Any, arrays: dict[str, Array]) -> Mapping:
+        if not isinstance(table, dict):
+            raise self.error("the mapping is no table", "mapping")
+        self.only(table, MAPPED, "a mapping", "mapping")
         bind: dict[str, str] = {}
-        for array, names in self.table(table, "bind", "mapping").items():
-            if array not in arrays:
-                raise self.error(
-                    f"no array {array!r}", f"bind.{array}", f"there are {', '.join(arrays)}"
-                )
+        for array, names in self.on_arrays(table, "bind", arrays).items():
             for name in names:
                 if name in bind:
                     raise self.error(f"{name} is bound twice", f"bind.{array}")
                 bind[name] = array
-        space: dict[str, tuple[str, ...]] = {}
-        for array, ranks in self.table(table, "space", "mapping").items():
-            if array not in arrays:
-                raise self.error(
-                    f"no array {array!r}", f"space.{array}", f"there are {', '.join(arrays)}"
-                )
-            if len(ranks) > len(arrays[array].shape):
-                axes = len(arrays[array].shape)
-                raise self.error(f"{array} has {axes} axes, not {len(ranks)}", f"space.{array}")
-            space[array] = tuple(ranks)
+        space = self.on_arrays(table, "space", arrays)
         overlap: list[Overlap] = []
         for number, group in enumerate(table.get("overlap", [])):
             span = self.span("[[mapping.overlap]]", number)
-            for name in group.get("einsums", []):
+            self.only(group, ("einsums", "drain"), "a group", "mapping.overlap")
+            names = self.names(group, "einsums", "[[mapping.overlap]]")
+            for name in names:
                 if name not in bind:
                     raise CompileError(f"{name} is in a group and bound to no array", span)
-            overlap.append(Overlap(tuple(group.get("einsums", [])), bool(group.get("drain")), span))
+            overlap.append(Overlap(names, bool(group.get("drain")), span))
         grouped = [name for group in overlap for name in group.einsums]
         for name in bind if overlap else ():
             if grouped.count(name) != 1:
@@ -167,29 +212,69 @@ class _Reader:
         listed = [name for phase in phases for name in phase]
         if phases and sorted(listed) != sorted(bind):
             raise self.error("every Einsum is in one phase", "phases")
-        fetched = tuple(self.fetched(entry) for entry in table.get("fetched", []))
-        for key in table:
-            if key not in MAPPED:
-                raise self.error(f"a mapping has no {key!r}", key, f"it has {', '.join(MAPPED)}")
-        rows, columns = str(table.get("rows", "")), str(table.get("columns", ""))
-        cascade = str(table.get("cascade", ""))
-        held = int(self.number(table, "held", 0))
-        if held < 0:
-            raise self.error(f"held is {held}, and must not be below 0", "held")
-        return Mapping(cascade, rows, columns, space, bind, tuple(overlap), phases, fetched, held)
+        held = self.number(table, "held", 0)
+        if held < 0 or held != int(held):
+            raise self.error(f"held is {held:g}, and must be a whole number of tiles", "held")
+        hold = {
+            tensor: level
+            for level in (self.table(table, "hold", "mapping") if "hold" in table else {})
+            for tensor in self.names(table["hold"], level, f"hold.{level}")
+        }
+        spans = {key: self.span(key, after="mapping") for key in ("rows", "columns", "held")}
+        spans |= {f"space.{array}": self.span(f"space.{array}") for array in space}
+        spans |= {f"bind.{array}": self.span(f"bind.{array}") for array in bind.values()}
+        spans["bind"] = next((spans[f"bind.{a}"] for a in bind.values()), self.span("mapping"))
+        spans |= {f"hold.{tensor}": self.span(f"hold.{level}") for tensor, level in hold.items()}
+        return Mapping(
+            str(table.get("cascade", "")), str(table.get("rows", "")),
+            str(table.get("columns", "")), space, bind, tuple(overlap), phases,
+            tuple(self.fetched(e, n, spans) for n, e in enumerate(table.get("fetched", []))),
+            hold, int(held), self.artifact(table["artifact"]) if "artifact" in table else None,
+            spans,
+        )  # fmt: skip
 
-    def fetched(self, entry: Any) -> Fetched:
-        """How often tensors are moved at one extent."""
+    def on_arrays(
+        self, table: dict[str, Any], key: str, arrays: dict[str, Array]
+    ) -> dict[str, tuple[str, ...]]:
+        """Names by array: Einsums that are bound to it, or ranks along its axes."""
+        found = {}
+        for array in self.table(table, key, "mapping"):
+            if array not in arrays:
+                raise self.error(
+                    f"no array {array!r}", f"{key}.{array}", f"there are {', '.join(arrays)}"
+                )
+            found[array] = self.names(table[key], array, f"{key}.{array}")
+        return found
+
+    def names(self, table: Any, key: str, where: str) -> tuple[str, ...]:
+        found = table.get(key)
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise self.error(f"{key} is a list of names", where)
+        return tuple(found)
+
+    def fetched(self, entry: Any, number: int, spans: dict[str, Span]) -> Fetched:
+        """How often tensors are moved at some extents."""
         match entry:
-            case {"rank": str(rank), "extent": int(extent), "times": dict(times)} if all(
-                isinstance(v, int | float) for v in times.values()
+            case {"at": dict(at), "times": dict(times), **rest} if not rest and all(
+                isinstance(v, int | float) for v in (*at.values(), *times.values())
             ):
-                return Fetched(rank, extent, {name: float(v) for name, v in times.items()})
+                span = self.span("[[mapping.fetched]]", number)
+                spans[f"fetched.{number}"] = span
+                own = {name: float(v) for name, v in times.items()}
+                return Fetched({rank: int(size) for rank, size in at.items()}, own, span)
             case _:
                 raise self.error(
-                    "an entry has a rank, an extent and times", "[[mapping.fetched]]",
-                    'write rank = "m", extent = 1024, times = { K = 2 }',
+                    "an entry has extents and times", "[[mapping.fetched]]",
+                    "write at = { m = 1024, p = 1024 } and times = { K = 2 }",
                 )  # fmt: skip
+
+    def artifact(self, table: Any) -> Artifact:
+        where = "mapping.artifact"
+        if not isinstance(table, dict):
+            raise self.error("artifact is no table", where)
+        self.only(table, ARTIFACT, "the artifact's accounting", where)
+        lists = (self.names(table, key, key) if key in table else () for key in ARTIFACT)
+        return Artifact(*lists)
 
     # -- parts
 
@@ -199,23 +284,33 @@ class _Reader:
             raise self.error(f"{where or 'the machine'} needs a table {key}", where or "name")
         return found
 
-    def number(self, data: dict[str, Any], key: str, default: float | None = None) -> float:
+    def number(
+        self, data: dict[str, Any], key: str, default: float | None = None, after: str = ""
+    ) -> float:
         found = data.get(key, default)
         if found is None:
             raise self.error(f"{key} is missing", "name")
         if not isinstance(found, int | float) or isinstance(found, bool):
-            raise self.error(f"{key} is no number", key)
+            raise self.error(f"{key} is no number", key, after=after)
         return float(found)
 
-    def positive(self, data: dict[str, Any], key: str) -> float:
-        found = self.number(data, key)
-        if not 0 < found < float("inf"):
-            raise self.error(f"{key} is {found:g}, and must be above 0", key)
+    def positive(
+        self, data: dict[str, Any], key: str, default: float | None = None, after: str = ""
+    ) -> float:
+        found = self.number(data, key, default, after)
+        if not found > 0 or (key in data and found == float("inf")):
+            raise self.error(f"{key} is {found:g}, and must be above 0", key, after=after)
+        return found
+
+    def natural(self, data: dict[str, Any], key: str, after: str) -> float:
+        found = self.number(data, key, 0.0, after)
+        if not 0 <= found < float("inf"):
+            raise self.error(f"{key} is {found:g}, and must not be below 0", key, after=after)
         return found
 
     def span(self, key: str, number: int = 0, after: str = "") -> Span:
         """Where a key stands: its own line after that of another."""
-        start = self.source.text.find(f"[arrays.{after}") if after else 0
+        start = self.source.text.find(f"[{after}") if after else 0
         pattern = (
             re.escape(key) if key.startswith("[") else rf"^\s*\[?[\w.]*\"?{re.escape(key)}\"?\b"
         )

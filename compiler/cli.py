@@ -190,11 +190,17 @@ def explain(file: Path, name: str | None) -> None:
 @PARAM
 @JSON
 @click.option("--optimize", is_flag=True, help="Model the cascade that the laws derive.")
-@click.option("--explain", "cell", metavar="CELL", help="The formula of a number: latency, ...")
+@click.option("--search", is_flag=True, help="Choose tile sizes, axes and what is held.")
+@click.option("--roofline", is_flag=True, help="How long each array and level is needed.")
+@click.option("--formulas", is_flag=True, help="Formulas in the extents that are not given.")
+@click.option("--accounting", type=click.Choice(("honest", "artifact")), default="honest",
+              show_default=True, help="What energy counts: all, or as published.")  # fmt: skip
+@click.option("--explain", "cell", metavar="CELL", help="The formula of a number, or of all.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write a figure (.svg, .png).")
 def model(file: Path | None, name: str | None, machine: str, compare: str | None, workload: str,
-          size: dict[str, int], param: dict[str, Any], as_json: bool, optimize: bool,
-          cell: str | None, plot: Path | None) -> None:  # fmt: skip
+          size: dict[str, int], param: dict[str, Any], as_json: bool, optimize: bool, search: bool,
+          roofline: bool, formulas: bool, accounting: str, cell: str | None,
+          plot: Path | None) -> None:  # fmt: skip
     """Cycles, traffic and energy on a described accelerator.
 
     Without FILE the cascade that the mapping of the machine is written for.
@@ -208,14 +214,31 @@ def model(file: Path | None, name: str | None, machine: str, compare: str | None
         cascade = modelling.own_cascade(label) if file is None else _one(file, name)
         if optimize:
             cascade = derived(cascade)
-        found.append(modelling.model(with_params(cascade, param), label, workload, size))
+        cascade = with_params(cascade, param)
+        if formulas:
+            click.echo(modelling.symbolic(cascade, label, workload, size))
+            continue
+        if search:
+            choice = modelling.best(cascade, label, workload, size, frozenset(param))
+            if not as_json and not compare and cell is None and not roofline:
+                click.echo(modelling.searched(choice))
+                continue
+            found.append(choice.modelled)
+        else:
+            found.append(modelling.model(cascade, label, workload, size, accounting))
+    if not found:
+        return
     if plot is not None:
         modelling.plot(found, str(plot))
     if cell is not None:
         for one in found:
-            if cell not in one.explained:
+            if cell != "all" and cell not in one.explained:
                 raise click.UsageError(f"no number {cell!r}; there are {', '.join(one.explained)}")
-            click.echo(f"{one.machine}: {cell} = {one.explained[cell]}")
+            for key in one.explained if cell == "all" else (cell,):
+                click.echo(f"{one.machine}: {key} = {one.explained[key]}")
+    elif roofline and not as_json:
+        for one in found:
+            click.echo(modelling.roofline(one))
     elif as_json:
         records = [modelling.record(one) for one in found]
         click.echo(json.dumps(records if compare else records[0], indent=2))

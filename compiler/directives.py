@@ -14,7 +14,13 @@ _WITH_RANK_AND_SIZE = ("tile", "split")
 _WITH_RANKS = ("parallel", "stream")
 _WITH_NUMBER = ("warps", "stages")
 _ON_AN_ARRAY = ("bind", "space")
-_ON_A_MACHINE = (*_ON_AN_ARRAY, "overlap")
+_ON_A_MACHINE = (*_ON_AN_ARRAY, "overlap", "hold")
+_WRITTEN = {
+    "bind": "bind S, G on pe2d",
+    "space": "space p, m0 on pe2d",
+    "overlap": "overlap S, G",
+    "hold": "hold K, V in buffer",
+}
 VERBS = (*_WITH_RANK_AND_SIZE, *_WITH_RANKS, *_WITH_NUMBER, *_ON_A_MACHINE)
 
 
@@ -62,6 +68,8 @@ class _Reader:
             return self.on_a_machine(verb, line)
         if line.on is not None:
             self.refuse(f"{verb} has no array", line.on, help="that is for bind and space")
+        if line.level is not None:
+            self.refuse(f"{verb} has no level", line.level, help="that is for hold")
         if verb in _WITH_NUMBER:
             if len(line.operands) != 1 or line.by is not None:
                 self.refuse(f"{verb} takes one number", line, help=f"write {verb} 4")
@@ -83,31 +91,37 @@ class _Reader:
         return Directive(verb, ranks, value, span=self.span(line))
 
     def on_a_machine(self, verb: str, line: syntax.DirectiveLine) -> Directive:
-        """A line of the mapping on an accelerator: Einsums or ranks, and the array they are on."""
+        """A line of the mapping on an accelerator: Einsums, tensors or ranks, and their place."""
         if line.by is not None:
             self.refuse(f"{verb} takes no size", line.by)
-        if (line.on is not None) != (verb in _ON_AN_ARRAY):
-            ending = " on pe2d" if verb in _ON_AN_ARRAY else ""
-            what = "p, m0" if verb == "space" else "S, G"
-            self.refuse(f"{verb} is written otherwise", line, help=f"write {verb} {what}{ending}")
-        name = self.rank if verb == "space" else self.einsum
+        place = line.on if verb in _ON_AN_ARRAY else line.level if verb == "hold" else None
+        given = [name for name in (line.on, line.level) if name is not None]
+        if given != ([] if verb == "overlap" else [place]):
+            self.refuse(f"{verb} is written otherwise", line, help=f"write {_WRITTEN[verb]}")
+        name = {"space": self.rank, "hold": self.tensor}.get(verb, self.einsum)
         names = tuple(name(operand) for operand in line.operands)
         for one in names if verb != "space" else ():
             self.once(verb, one, line)
-        return Directive(
-            verb, names, array="" if line.on is None else line.on.text, span=self.span(line)
-        )
+        array = "" if place is None else place.text
+        return Directive(verb, names, array=array, span=self.span(line))
 
     def einsum(self, term: syntax.Term) -> str:
-        targets = list(dict.fromkeys(einsum.target for einsum in self.cascade.einsums))
+        return self.named(term, [einsum.target for einsum in self.cascade.einsums], "Einsum")
+
+    def tensor(self, term: syntax.Term) -> str:
+        inputs = [tensor.name for tensor in self.cascade.inputs]
+        made = [einsum.target for einsum in self.cascade.einsums]
+        return self.named(term, [*inputs, *made], "tensor")
+
+    def named(self, term: syntax.Term, known: list[str], what: str) -> str:
         match term:
-            case syntax.Name(_, _, text) if text in targets:
+            case syntax.Name(_, _, text) if text in known:
                 return text
             case syntax.Name(_, _, text):
-                self.refuse(f"{self.cascade.name} has no Einsum {text!r}", term, "E010",
-                            self.errors.nearest(text, targets))  # fmt: skip
+                self.refuse(f"{self.cascade.name} has no {what} {text!r}", term, "E010",
+                            self.errors.nearest(text, list(dict.fromkeys(known))))  # fmt: skip
             case _:
-                self.refuse("the name of an Einsum is expected here", term)
+                self.refuse(f"the name of a{'n' * (what[0] == 'E')} {what} is expected here", term)
         raise Abandoned
 
     def once(self, verb: str, rank: str, line: syntax.DirectiveLine) -> None:

@@ -344,9 +344,9 @@ class _Nodes(Transformer[Token, Any]):
         return syntax.ParamLine(0, 0, name, kind, default)
 
     def directive(
-        self, verb: syntax.Name, operands: Many, by: Any, on: Any
+        self, verb: syntax.Name, operands: Many, by: Any, on: Any, level: Any
     ) -> syntax.DirectiveLine:
-        return syntax.DirectiveLine(0, 0, verb, operands, by, on)
+        return syntax.DirectiveLine(0, 0, verb, operands, by, on, level)
 
     operands = declared
 

@@ -147,6 +147,7 @@ class DirectiveLine(Node):
     operands: tuple[Term, ...]
     by: Term | None
     on: Name | None
+    level: Name | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -90,10 +90,11 @@ class Einsum:
 
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """One line of a schedule: tile, parallel, stream, split, warps, stages; bind, space, overlap.
+    """One line of a schedule: tile, parallel, stream, split, warps, stages; bind, space, overlap,
+    hold.
 
-    The last three are for a described accelerator. `ranks` are Einsums where they bind or overlap,
-    `array` is what a line ends in with `on`.
+    The last four are for a described accelerator. `ranks` are Einsums where they bind or overlap,
+    tensors where they are held; `array` is what a line ends in with `on`, or the level after `in`.
     """
 
     verb: str

@@ -1,8 +1,9 @@
-"""An accelerator as plain data: memory, a buffer, arrays of processing elements, and a mapping.
+"""An accelerator as plain data: levels of memory, arrays of processing elements, and a mapping.
 
-    machine = Machine(clock, word, memory, buffer, arrays, energy, mapping)
-    array   = Array(name, shape, cycles)                 lanes along each axis, cycles by operation
-    mapping = Mapping(space, bind, overlap, phases, ...)  which Einsum runs where, and what overlaps
+    machine = Machine(name, clock, word, levels, arrays, mapping)
+    level   = Level(name, size, bandwidth, read, write, area, copies, registers)   outermost first
+    array   = Array(name, shape, cycles, latency, energy, area)      lanes by axis; by operation
+    mapping = Mapping(space, bind, overlap, phases, hold, ...)       what runs where and stays where
 
 The kinds of operations are those that `algebra.OPS` counts. A fused pair is written "add>exp": the
 array does both in so many cycles.
@@ -10,31 +11,53 @@ array does both in so many cycles.
 
 from __future__ import annotations
 
+from collections.abc import Mapping as Table
 from dataclasses import dataclass, field
+from math import inf
 
 from attnc.ir.source import NOWHERE, Span
 
+PRIVATE, COMMON = "private", "common"
+"""Registers of one element alone, or registers through which arrays hand words to one another."""
+
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """Off-chip memory: bytes per second, picojoules per byte."""
+class Level:
+    """One level of memory: bytes, bytes a second, picojoules and square micrometres for a byte.
 
-    bandwidth: float
-    energy: float
+    A level of several `copies` has one beside each copy of the arrays; `size` and `bandwidth` are
+    those of all together. `registers` says of the innermost level whether it is that of the
+    elements, and whose words they see.
+    """
+
+    name: str
+    size: float = inf
+    bandwidth: float = inf
+    read: float = 0.0
+    write: float = 0.0
+    area: float = 0.0
+    copies: int = 1
+    registers: str = ""
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """Processing elements side by side along one or two axes.
+    """Processing elements side by side along one or two axes, all of it in several `copies`, which
+    work on tiles of rows and of the batch that do not depend on one another.
 
-    `cycles` gives for each kind of operation the cycles that an element takes for one; `energy`
-    picojoules for one.
+    For each kind of operation `cycles` are those between one and the next (the inverse of the
+    throughput), `latency` those until a result can be used, `energy` picojoules for one, and `area`
+    square micrometres in every element, "element" for what is of no one kind.
     """
 
     name: str
     shape: tuple[int, ...]
-    cycles: dict[str, float]
-    energy: dict[str, float]
+    cycles: Table[str, float]
+    latency: Table[str, float]
+    energy: Table[str, float]
+    area: Table[str, float]
+    copies: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +74,21 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """How often tensors are moved at one extent of a rank, as a mapper outside of ours chose."""
+    """How often tensors move at exactly these extents, as a mapper outside of ours chose."""
 
-    rank: str
-    extent: int
-    times: dict[str, float]
+    at: Table[str, int]
+    times: Table[str, float]
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What published energies leave out: words on their way from or into the innermost buffer, by
+    tensor, and the operations of whole Einsums."""
+
+    unread: tuple[str, ...] = ()
+    unwritten: tuple[str, ...] = ()
+    uncomputed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +97,51 @@ class Mapping:
 
     `space` gives for each array the ranks along its axes; `bind` the array of each Einsum.
     `overlap` are groups that follow one another; without it all of a phase overlap. `phases` are
-    Einsums between which everything goes through memory; without it there is one. `held` is how
-    many tiles of rows stay in the buffer at once; 0 for as many as fit.
+    Einsums between which everything goes through memory; without it there is one. `hold` says of
+    tensors in which level they stay. `held` is how many tiles of rows stay in the buffer at once; 0
+    for as many as fit. `spans` are the lines of these entries.
     """
 
     cascade: str
     rows: str
     columns: str
-    space: dict[str, tuple[str, ...]]
-    bind: dict[str, str]
+    space: Table[str, tuple[str, ...]]
+    bind: Table[str, str]
     overlap: tuple[Overlap, ...] = ()
     phases: tuple[tuple[str, ...], ...] = ()
     fetched: tuple[Fetched, ...] = ()
+    hold: Table[str, str] = field(default_factory=dict)
     held: int = 0
+    artifact: Artifact | None = None
+    spans: Table[str, Span] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A described accelerator. `clock` in hertz, `word` and `buffer` in bytes."""
+    """A described accelerator. `clock` in hertz, `word` in bytes, levels from the outermost on."""
 
     name: str
     clock: float
     word: int
-    buffer: int
-    memory: Memory
-    arrays: dict[str, Array]
+    levels: tuple[Level, ...]
+    arrays: Table[str, Array]
     mapping: Mapping | None
-    source: str = ""
     span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def memory(self) -> Level:
+        """The outermost level, where inputs and outputs live."""
+        return self.levels[0]
+
+    @property
+    def buffers(self) -> tuple[Level, ...]:
+        """The levels between memory and elements, outermost first."""
+        return tuple(level for level in self.levels[1:] if not level.registers)
+
+    @property
+    def registers(self) -> Level | None:
+        """The level of the elements, where it is described."""
+        return self.levels[-1] if self.levels[-1].registers else None
+
+    def level(self, name: str) -> Level | None:
+        return next((level for level in self.levels if level.name == name), None)

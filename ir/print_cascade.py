@@ -117,5 +117,7 @@ def _directive(directive: Directive) -> str:
             return f"{directive.verb} {ranks}"
         case "bind" | "space":
             return f"{directive.verb} {ranks} on {directive.array}"
+        case "hold":
+            return f"{directive.verb} {ranks} in {directive.array}"
         case _:
             return f"{directive.verb} {value}"

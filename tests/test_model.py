@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import attnc
 from attnc.accelerators import machine, shipped
 from attnc.cli import app
+from attnc.ir.params import with_params
 from attnc.modelling import model, own_cascade
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,13 +65,28 @@ def test_every_example_has_a_cost(example: str) -> None:
         assert all(0 <= share <= 1 + 1e-9 for share in found.utilization.values())
 
 
-def test_a_causal_mask_halves_the_scores() -> None:
+@pytest.mark.parametrize("form", ["written", "derived", "window"])
+def test_tiles_without_a_point_are_left_out(form: str) -> None:
+    """16 x 16 tiles of 256 x 256: below the diagonal 136, in a window of 512 beside it 45."""
     sizes = {"b": 1, "h": 1, "e": 64, "f": 64, "m": 4096, "p": 4096}
-    full, causal = (
-        model(attnc.load(str(ROOT / "examples" / f"{name}.attn"))[name], "fusemax", "", sizes)
-        for name in ("attention", "causal")
-    )
-    assert causal.einsums["S"] == pytest.approx(full.einsums["S"] / 2, rel=1e-3)
+    text = str(own_cascade("flat"))
+    mask = "p - 512 < m and m <= p" if form == "window" else "m <= p"
+    masked = text.replace("sqrt(|e|)", f"sqrt(|e|) where {mask}")
+    found = []
+    for cascade in (attnc.parse(t)["attention"] for t in (text, masked)):
+        if form != "written":
+            cascade = with_params(attnc.optimize(cascade), {"M0": 256})
+        found.append(model(cascade, "fusemax", "", sizes))
+    full, part = found
+    tiles = 45 if form == "window" else 136
+    assert part.einsums["S"] == pytest.approx(full.einsums["S"] * tiles / 256, rel=1e-12)
+    if form == "written":
+        points = 4096 * 4097 // 2
+        assert part.operations["multiply-add"] == 2 * 64 * points
+    else:
+        # The running states of tiles without a point stay as they were: no array works on them.
+        for name in ("G_tile", "N", "D_run", "O_sum_run"):
+            assert part.einsums[name] == pytest.approx(full.einsums[name] * tiles / 256, rel=1e-12)
 
 
 def test_the_command_prints_json_and_formulas() -> None:
@@ -91,11 +107,13 @@ def test_the_command_prints_json_and_formulas() -> None:
 GOOD = """name = "small"
 clock = 1e9
 word = 2
-buffer = 65536
 
-[memory]
+[levels.dram]
 bandwidth = 1e9
-energy = 1
+read = 1
+
+[levels.buffer]
+size = 65536
 
 [arrays.pe]
 shape = [4, 4]
@@ -137,29 +155,79 @@ BAD = {
     "G is in no group": ('einsums = ["S", "G"]', 'einsums = ["S"]'),
     "every Einsum is in one phase": ('rows = "p"', 'rows = "p"\nphases = [["S"], ["O"]]'),
     "a mapping has no 'column'": ('columns = "m"', 'column = "m"'),
-    "energy is -1, and must not be below 0": ("energy = 1", "energy = -1"),
-    "held is -4, and must not be below 0": ('rows = "p"', 'rows = "p"\nheld = -4'),
-    "an entry has a rank, an extent and times": (
+    "read is -1, and must not be below 0": ("read = 1", "read = -1"),
+    "level buffer has no 'sise'": ("size = 65536", "sise = 65536"),
+    "buffer has no size": ("size = 65536", "read = 2"),
+    "registers are 'private' or 'common'": ("size = 65536", 'size = 65536\nregisters = "mine"'),
+    "a machine needs memory and at least one buffer": ("[levels.buffer]\nsize = 65536", ""),
+    "held is -4, and must be a whole number of tiles": ('rows = "p"', 'rows = "p"\nheld = -4'),
+    "held is 3, and does not divide the 16 tiles of p": ('rows = "p"', 'rows = "p"\nheld = 3'),
+    "held is 16, and buffer of small has room for 3 tiles": (
+        "size = 65536",
+        "size = 1024",
+        'rows = "p"',
+        'rows = "p"\nheld = 16',
+    ),
+    "an entry has extents and times": (
         'einsums = ["S", "G"]',
-        'einsums = ["S", "G"]\n[[mapping.fetched]]\nrank = "m"',
+        'einsums = ["S", "G"]\n[[mapping.fetched]]\nat = { m = 64 }',
+    ),
+    "the mapping speaks of tensor Z, which attention does not have": (
+        'einsums = ["S", "G"]',
+        'einsums = ["S", "G"]\n[[mapping.fetched]]\nat = { m = 64 }\ntimes = { Z = 2 }',
     ),
     "the mapping speaks of rank q, which attention does not have": ('rows = "p"', 'rows = "q"'),
+    "p lies along two axes of pe": ('space.pe = ["p", "m"]', 'space.pe = ["p", "p"]'),
+    "A of attention is bound to no array of small": (
+        '"N", "D", "A", "O"]\n\n',
+        '"N", "D", "O"]\n\n',
+        '["N", "D", "A", "O"]\n',
+        '["N", "D", "O"]\n',
+    ),
+    "T is bound, and attention has no such Einsum": (
+        '"A", "O"]\n\n',
+        '"A", "O", "T"]\n\n',
+        '["N", "D", "A", "O"]\n',
+        '["N", "D", "A", "O", "T"]\n',
+    ),
+    "small has no level cache to hold K in": ('rows = "p"', 'rows = "p"\nhold.cache = ["K"]'),
+    "one tile of 4 rows takes 712 words, and buffer of small holds 512": (
+        "size = 65536",
+        "size = 1024",
+        'rows = "p"',
+        'rows = "p"\nhold.buffer = ["S", "N"]',
+    ),
     "pe of small has no divide, which A needs": ("divide = 1\n", ""),
-    "one tile of 4 rows takes": ("buffer = 65536", "buffer = 64"),
+    "one tile of 4 rows takes": ("size = 65536", "size = 64"),
 }
+LINE = {
+    "held is 3, and does not": "held = 3",
+    "A of attention is bound": "bind.pe",
+    "the mapping speaks of rank q": 'rows = "q"',
+    "p lies along two axes": "space.pe",
+    "small has no level cache": "hold.cache",
+    "one tile of 4 rows takes 712": "hold.buffer",
+    "one tile of 4 rows takes": "size = 64",
+    "level buffer has no": "sise",
+}
+"""What the line of an error shows, where it is easily another one."""
 
 
 @pytest.mark.parametrize("message", BAD)
 def test_a_mistake_in_a_machine_is_shown_at_its_line(message: str, tmp_path: Path) -> None:
-    old, new = BAD[message]
-    assert old in GOOD
+    text = GOOD
+    for old, new in zip(BAD[message][::2], BAD[message][1::2]):
+        assert old in text
+        text = text.replace(old, new)
     path = tmp_path / "small.toml"
-    path.write_text(GOOD.replace(old, new), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     command = ["model", str(ROOT / "examples" / "attention.attn"), "--machine", str(path)]
     sizes = ["--size", "b=1,h=1,p=64,m=64,e=8,f=8"]
     with pytest.raises(attnc.CompileError) as found:
         attnc.model(own_cascade("flat"), str(path), "", {"p": 64, "m": 64, "e": 8, "f": 8})
     assert message in str(found.value) and f"{path}:" in str(found.value)
+    line = next((line for start, line in LINE.items() if message.startswith(start)), "")
+    assert line in str(found.value).splitlines()[2], found.value
     assert CliRunner().invoke(app, [*command, *sizes]).exit_code != 0
 
 

@@ -1,0 +1,1 @@
+"""What a cascade costs on a described accelerator."""
