@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,7 @@ def machine(name: str) -> Machine:
     Raises CompileError at the line at fault, or where there is no such machine.
     """
     if name in shipped():
-        text = (files("attnc") / "machines" / f"{name}.toml").read_text(encoding="utf-8")
-        return _Reader(Source(text, f"{name}.toml")).machine()
+        return _shipped(name)
     path = Path(name)
     if not path.exists():
         source = Source("", name)
@@ -57,6 +57,12 @@ def machine(name: str) -> Machine:
             help=f"the shipped ones are {', '.join(shipped())}",
         )  # fmt: skip
     return _Reader(Source(path.read_text(encoding="utf-8"), name)).machine()
+
+
+@cache
+def _shipped(name: str) -> Machine:
+    text = (files("attnc") / "machines" / f"{name}.toml").read_text(encoding="utf-8")
+    return _Reader(Source(text, f"{name}.toml")).machine()
 
 
 def workload(name: str) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -27,8 +28,14 @@ def own_cascade(name: str) -> Cascade:
     found = machine(name).mapping
     if found is None or not found.cascade:
         raise CallError(f"{name} has no cascade of its own: give a specification")
-    text = (files("attnc") / "machines" / f"{found.cascade}.attn").read_text(encoding="utf-8")
-    return parse(text, f"{found.cascade}.attn")[found.cascade]
+    return shipped_cascade(found.cascade)
+
+
+@cache
+def shipped_cascade(name: str) -> Cascade:
+    """A cascade that comes with the machines: attention, fusemax, linear."""
+    text = (files("attnc") / "machines" / f"{name}.attn").read_text(encoding="utf-8")
+    return parse(text, f"{name}.attn")[name]
 
 
 def model(

@@ -69,12 +69,15 @@ def derived(problem: Problem, machine: Machine) -> Mapping:
         for rank in mixed_radix(s, problem.classes, problem.extents)[-1:]
     }
     output = cascade.outputs[0]
+    steps = {rank for _, rank in problem.stepped.values()}
     own = [r for r in output.ranks if r not in cascade.batch]
     reduced = Counter(
         problem.own(r) for e in problem.steps if isinstance(e.body, Reduce) for r in e.body.ranks
     )
-    rows = _longest(problem, own[:-1] or own)
-    free = [r for r in reduced if r != rows]
+    # Steps wait for one another: they cannot lie side by side.
+    free = [r for r in own[:-1] if r not in steps] or [r for r in own[-1:] if r not in steps]
+    rows = _longest(problem, free)
+    free = [r for r in reduced if r != rows and r not in steps]
     inner = [r for r in free if r in parts] or [r for r in free if r not in cascade.batch]
     columns = _longest(problem, list(reversed(inner)))
     space = {a.name: tuple(r for r in (rows, columns)[: len(a.shape)] if r) for a in arrays}
@@ -174,6 +177,15 @@ def _check(problem: Problem, machine: Machine, mapping: Mapping) -> None:
                 f"{ranks[0]} lies along two axes of {array}",
                 span(f"space.{array}"),
                 help="each axis has a rank of its own",
+            )
+    for state, (_, rank) in problem.stepped.items():
+        array = mapping.bind[state]
+        if rank in mapping.space.get(array, ()):
+            raise CompileError(
+                f"{state} at one position of {rank} waits for the one before it: {rank} cannot "
+                f"lie along an axis of {array}",
+                span(f"space.{array}"),
+                help=f"leave {rank} out, or bind {state} to another array",
             )
     tensors = {t.name for t in problem.cascade.inputs} | problem.definitions.keys()
     _known(mapping.hold, tensors, "hold", name, mapping, machine)
