@@ -24,7 +24,8 @@ from attnc.ir.source import CompileError, Source, Span
 
 KINDS = ("multiply-add", "multiply", "add", "max", "divide", "exp", "other")
 MAPPED = (
-    "cascade", "rows", "columns", "space", "bind", "overlap", "phases", "fetched", "hold", "held",
+    "cascade", "rows", "columns", "space", "bind", "overlap", "phases", "fetched", "lay", "hold",
+    "held",
     "artifact",
 )  # fmt: skip
 FIELDS = ("name", "clock", "word", "levels", "arrays", "mapping")
@@ -226,16 +227,26 @@ class _Reader:
             for level in (self.table(table, "hold", "mapping") if "hold" in table else {})
             for tensor in self.names(table["hold"], level, f"hold.{level}")
         }
+        lay = {
+            einsum: self.names(table["lay"], einsum, f"lay.{einsum}")
+            for einsum in (self.table(table, "lay", "mapping") if "lay" in table else {})
+        }
+        for einsum, ranks in lay.items():
+            if einsum not in bind:
+                raise self.error(f"{einsum} is laid out and bound to no array", f"lay.{einsum}")
+            if len(ranks) > len(arrays[bind[einsum]].shape):
+                raise self.error(f"{bind[einsum]} has fewer axes", f"lay.{einsum}")
         spans = {key: self.span(key, after="mapping") for key in ("rows", "columns", "held")}
         spans |= {f"space.{array}": self.span(f"space.{array}") for array in space}
         spans |= {f"bind.{array}": self.span(f"bind.{array}") for array in bind.values()}
+        spans |= {f"lay.{einsum}": self.span(f"lay.{einsum}") for einsum in lay}
         spans["bind"] = next((spans[f"bind.{a}"] for a in bind.values()), self.span("mapping"))
         spans |= {f"hold.{tensor}": self.span(f"hold.{level}") for tensor, level in hold.items()}
         return Mapping(
             str(table.get("cascade", "")), str(table.get("rows", "")),
             str(table.get("columns", "")), space, bind, tuple(overlap), phases,
             tuple(self.fetched(e, n, spans) for n, e in enumerate(table.get("fetched", []))),
-            hold, int(held), self.artifact(table["artifact"]) if "artifact" in table else None,
+            lay, hold, int(held), self.artifact(table["artifact"]) if "artifact" in table else None,
             spans,
         )  # fmt: skip
 

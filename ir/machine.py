@@ -95,7 +95,8 @@ class Artifact:
 class Mapping:
     """A cascade on a machine.
 
-    `space` gives for each array the ranks along its axes; `bind` the array of each Einsum.
+    `space` gives for each array the ranks along its axes; `bind` the array of each Einsum, `lay`
+    for some the ranks that lie along the axes instead of those of the array.
     `overlap` are groups that follow one another; without it all of a phase overlap. `phases` are
     Einsums between which everything goes through memory; without it there is one. `hold` says of
     tensors in which level they stay. `held` is how many tiles of rows stay in the buffer at once; 0
@@ -110,10 +111,15 @@ class Mapping:
     overlap: tuple[Overlap, ...] = ()
     phases: tuple[tuple[str, ...], ...] = ()
     fetched: tuple[Fetched, ...] = ()
+    lay: Table[str, tuple[str, ...]] = field(default_factory=dict)
     hold: Table[str, str] = field(default_factory=dict)
     held: int = 0
     artifact: Artifact | None = None
     spans: Table[str, Span] = field(default_factory=dict, compare=False, repr=False)
+
+    def along(self, einsum: str) -> tuple[str, ...]:
+        """The ranks along the axes of its array while an Einsum runs."""
+        return self.lay.get(einsum, self.space.get(self.bind[einsum], ()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from math import prod
 
+from attnc.ir.cascade import Einsum
 from attnc.ir.expr import Reduce
 from attnc.ir.machine import Machine, Mapping, Overlap
 from attnc.ir.source import CompileError, Span
@@ -81,15 +82,28 @@ def derived(problem: Problem, machine: Machine) -> Mapping:
     inner = [r for r in free if r in parts] or [r for r in free if r not in cascade.batch]
     columns = _longest(problem, list(reversed(inner)))
     space = {a.name: tuple(r for r in (rows, columns)[: len(a.shape)] if r) for a in arrays}
-    bind = {}
+    bind, lay = {}, {}
     for einsum in problem.steps:
         ranks = problem.spaces[einsum.target]
         both = rows in ranks and columns in ranks
+        own = [r for r in einsum.ranks if r not in (*cascade.batch, *steps)]
+        gathers = len(own) > 1 and _gathers(problem, einsum)
         kinds = {kind for kind, _ in problem.operations[einsum.target]}
-        wanted = [wide, narrow] if both else [narrow, wide]
+        wanted = [wide, narrow] if both or gathers else [narrow, wide]
         able = [a for a in (*wanted, *arrays) if kinds <= a.cycles.keys()]
-        bind[einsum.target] = (able or wanted)[0].name
-    return Mapping(cascade.name, rows, columns, space, bind, hold=_kept(problem, machine, columns))
+        array = (able or wanted)[0]
+        bind[einsum.target] = array.name
+        if not both and (gathers or not set(space[array.name]) & set(ranks)):
+            # A product of matrices fills both axes with ranks of its own, as does what lacks those
+            # of the array.
+            own.sort(key=lambda r: _length(problem, r), reverse=True)
+            lay[einsum.target] = tuple(own[: len(array.shape)])
+    held = _kept(problem, machine, columns)
+    return Mapping(cascade.name, rows, columns, space, bind, lay=lay, hold=held)
+
+
+def _gathers(problem: Problem, einsum: Einsum) -> bool:
+    return any(kind == "multiply-add" for kind, _ in problem.operations[einsum.target])
 
 
 def _kept(problem: Problem, machine: Machine, columns: str) -> dict[str, str]:
@@ -112,13 +126,15 @@ def _kept(problem: Problem, machine: Machine, columns: str) -> dict[str, str]:
 
 
 def _longest(problem: Problem, ranks: list[str]) -> str:
-    """The longest rank, the last of several; a symbol counts as longer than any number."""
+    """The longest rank, the last of several."""
+    places = range(len(ranks))
+    return ranks[max(places, key=lambda i: (_length(problem, ranks[i]), i))] if ranks else ""
 
-    def length(place: int) -> tuple[bool, int, int]:
-        size: Amount = problem.sizes[ranks[place]]
-        return not numeric(size), size if numeric(size) else 0, place
 
-    return ranks[max(range(len(ranks)), key=length)] if ranks else ""
+def _length(problem: Problem, rank: str) -> tuple[bool, int]:
+    """The extent of a rank, to compare: a symbol counts as longer than any number."""
+    size: Amount = problem.extent(rank)
+    return not numeric(size), size if numeric(size) else 0
 
 
 def _scheduled(problem: Problem, machine: Machine, mapping: Mapping) -> Mapping:
@@ -161,6 +177,7 @@ def _check(problem: Problem, machine: Machine, mapping: Mapping) -> None:
     name = problem.cascade.name
     keyed = [("rows", mapping.rows), ("columns", mapping.columns)]
     keyed += [(f"space.{array}", r) for array, ranks in mapping.space.items() for r in ranks]
+    keyed += [(f"lay.{einsum}", r) for einsum, ranks in mapping.lay.items() for r in ranks]
     for key, rank in keyed:
         if rank and rank not in problem.sizes:
             raise CompileError(
@@ -180,7 +197,7 @@ def _check(problem: Problem, machine: Machine, mapping: Mapping) -> None:
             )
     for state, (_, rank) in problem.stepped.items():
         array = mapping.bind[state]
-        if rank in mapping.space.get(array, ()):
+        if rank in mapping.along(state):
             raise CompileError(
                 f"{state} at one position of {rank} waits for the one before it: {rank} cannot "
                 f"lie along an axis of {array}",
@@ -291,3 +308,9 @@ def lanes(machine: Machine, mapping: Mapping, rank: str, array: str = "") -> int
         ),
         default=1,
     )
+
+
+def taken(machine: Machine, mapping: Mapping, rank: str, einsum: str) -> int:
+    """How many positions of a rank an Einsum takes at once on its array."""
+    ranks = mapping.along(einsum)
+    return machine.arrays[mapping.bind[einsum]].shape[ranks.index(rank)] if rank in ranks else 1

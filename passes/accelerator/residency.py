@@ -14,7 +14,7 @@ from attnc.ir.machine import COMMON, Level, Machine, Mapping
 from attnc.ir.source import CompileError, Span
 from attnc.ir.walk import accesses
 from attnc.passes.accelerator.amounts import Amount, larger, numeric, product, quotient
-from attnc.passes.accelerator.binding import lanes
+from attnc.passes.accelerator.binding import lanes, taken
 from attnc.passes.accelerator.problem import Problem
 
 Phase = tuple[str, ...]
@@ -232,8 +232,8 @@ class _Space:
             for name in (read.tensor for read in problem.reads[reader]):
                 if not self.made(name) or columns not in problem.cascade.axes(name):
                     continue
-                lanes_ = lanes(self.machine, self.mapping, columns, bind[name])
-                long = not numeric(n := problem.extent(columns)) or n > lanes_
+                width = taken(self.machine, self.mapping, columns, name)
+                long = not numeric(n := problem.extent(columns)) or n > width
                 waits = problem.level_of(reader, columns) > problem.level_of(name, columns)
                 if bind[name] != bind[reader] or (waits and long):
                     found.add(name)

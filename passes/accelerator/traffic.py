@@ -16,7 +16,7 @@ from attnc.ir.cascade import Einsum
 from attnc.ir.expr import Reduce
 from attnc.ir.machine import COMMON, Fetched, Level, Machine, Mapping
 from attnc.passes.accelerator.amounts import Amount, numeric, product, quotient, smaller, told
-from attnc.passes.accelerator.binding import lanes
+from attnc.passes.accelerator.binding import lanes, taken
 from attnc.passes.accelerator.compute import Work
 from attnc.passes.accelerator.problem import Problem, Read
 from attnc.passes.accelerator.residency import Phase, Residency, read_in, residency, visits
@@ -186,10 +186,9 @@ class _Traffic:
         for name in self.phase:
             einsum = self.problem.definitions[name]
             loops = self.loops(einsum)
-            width = {r: lanes(self.machine, self.mapping, self.problem.own(r),
-                              self.mapping.bind[name]) for r in loops}  # fmt: skip
-            taken = self.problem.steps_taken(einsum, width)
-            share = smaller((self.problem.tiles(einsum, width), taken))
+            width = {r: taken(self.machine, self.mapping, self.problem.own(r), name) for r in loops}
+            steps = self.problem.steps_taken(einsum, width)
+            share = smaller((self.problem.tiles(einsum, width), steps))
             for read in self.problem.reads[name]:
                 if not self.handed_on(read, einsum):
                     again = product(n for r, n in loops.items() if r not in read.ranks)
@@ -206,11 +205,10 @@ class _Traffic:
     def loops(self, einsum: Einsum) -> dict[str, Amount]:
         """The loops around one tile of an Einsum on its array, and their turns."""
         found: dict[str, Amount] = {}
-        array = self.mapping.bind[einsum.target]
         for rank in self.problem.spaces[einsum.target]:
             own = self.problem.own(rank)
-            if own in self.mapping.space.get(array, ()):
-                width = lanes(self.machine, self.mapping, own, array)
+            if own in self.mapping.along(einsum.target):
+                width = taken(self.machine, self.mapping, own, einsum.target)
                 found[rank] = quotient(self.problem.extent(rank), width)
             elif own in self.outer:
                 found[rank] = self.problem.extent(rank)
@@ -242,7 +240,10 @@ class _Traffic:
         name, bind = read.tensor, self.mapping.bind
         if name not in self.phase:
             return False
-        if not self.common and (read.past or read.last or bind[name] != bind[reader.target]):
+        apart = bind[name] != bind[reader.target] or self.mapping.along(name) != self.mapping.along(
+            reader.target
+        )
+        if not self.common and (read.past or read.last or apart):
             return False
         axes = [self.problem.own(r) for r in self.problem.cascade.axes(name)]
         waits = [
@@ -255,8 +256,7 @@ class _Traffic:
     def fits(self, name: str, axes: list[str], waits: list[str]) -> bool:
         """Whether the elements keep a tile of a result until all of it is there: one word each, or
         as many as their registers have room for."""
-        array = self.mapping.bind[name]
-        width = {r: lanes(self.machine, self.mapping, r, array) for r in axes}
+        width = {r: taken(self.machine, self.mapping, r, name) for r in axes}
         sizes = {r: self.problem.extent(r) for r in waits}
         if all(numeric(size) and size <= width[r] for r, size in sizes.items()):
             return True
