@@ -21,6 +21,7 @@ from attnc.ir.params import with_params
 from attnc.modelling import best, model, own_cascade
 from attnc.passes.accelerator.area import area
 from attnc.passes.accelerator.model import formulas
+from attnc.passes.accelerator.problem import Problem
 from attnc.passes.symbolic import extent_symbol
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,6 +123,28 @@ def test_tiles_without_a_point_are_left_out(form: str) -> None:
         # The running states of tiles without a point stay as they were: no array works on them.
         for name in ("G_tile", "N", "D_run", "O_sum_run"):
             assert part.einsums[name] == pytest.approx(full.einsums[name] * tiles / 256, rel=1e-12)
+
+
+@pytest.mark.parametrize("lanes", [{}, {"p": 8}, {"p": 8, "m": 8}, {"p": 4, "m": 6}, {"m": 16}])
+@pytest.mark.parametrize(
+    "mask", ["m <= p", "p - 7 < m and m <= p", "m <= p + |m| - |p|", "2 * m <= p", "m < 9"]
+)
+def test_shares_of_tiles_against_all_points(mask: str, lanes: dict[str, int]) -> None:
+    """A tile exists where one of its points does; a window's two sides are told apart, so that
+    there the share is an upper bound."""
+    text = str(own_cascade("flat")).replace("sqrt(|e|)", f"sqrt(|e|) where {mask}")
+    rows, columns = 24, 40
+    problem = Problem(
+        attnc.parse(text)["attention"], {"b": 1, "h": 1, "e": 2, "f": 2, "p": rows, "m": columns}
+    )
+    test = eval(f"lambda p, m: {mask.replace('|m|', '40').replace('|p|', '24')}")
+    high, wide = lanes.get("p", 1), lanes.get("m", 1)
+    tiles = {(p // high, m // wide) for p in range(rows) for m in range(columns) if test(p, m)}
+    whole = -(-rows // high) * -(-columns // wide)
+    share = problem.tiles(problem.definitions["S"], lanes)
+    assert share >= len(tiles) / whole - 1e-12
+    if " and " not in mask:
+        assert share == pytest.approx(len(tiles) / whole, rel=1e-12)
 
 
 def test_the_command_prints_json_and_formulas() -> None:

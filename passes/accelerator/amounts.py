@@ -38,8 +38,10 @@ def larger(values: Iterable[Amount]) -> Amount:
 
 
 def smaller(values: Iterable[Amount]) -> Amount:
-    """The smallest of some amounts."""
-    found = list(values)
+    """The smallest of some shares: none is more than 1."""
+    found = [value for value in values if not numeric(value) or value < 1] or [1.0]
+    if len(found) == 1:
+        return found[0]
     if all(numeric(value) for value in found):
         return min(found)
     import sympy
@@ -58,5 +60,5 @@ def whole(value: Amount) -> Amount:
         return value
     import sympy
 
-    floats = [f for f in value.atoms(sympy.Float) if f == int(f)]
+    floats = [f for f in value.atoms(sympy.Float) if float(f).is_integer()]
     return value.xreplace({f: sympy.Integer(int(f)) for f in floats})

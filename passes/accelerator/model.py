@@ -153,7 +153,8 @@ class Run:
         counts: dict[str, float] = {}
         for done in self.work.values():
             for kind, count in done.operations.items():
-                counts[kind] = counts.get(kind, 0) + count
+                for part in kind.split(">"):
+                    counts[part] = counts.get(part, 0) + count
         return Modelled(
             self.machine.name, self.problem.cascade.name, self.latency,
             sum(traffic[memory].values()), use, energy,

@@ -1,27 +1,23 @@
-"""A cascade with its extents: iteration spaces, operations, and which points and tiles exist."""
+"""A cascade with its extents: iteration spaces, operations, what is read, and what exists."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import floor, gcd
-
-import sympy
 
 from attnc.ir.cascade import Cascade, Einsum, base, rank_of
 from attnc.ir.expr import Access, Const, Expr, Extent, Index, Map, Reduce, conjuncts
 from attnc.ir.source import CompileError
-from attnc.ir.walk import accesses, free_ranks, rewrite, subterms
-from attnc.passes.accelerator.amounts import Amount, larger, product, quotient
+from attnc.ir.walk import accesses, free_ranks, subterms
+from attnc.passes.accelerator.amounts import Amount, larger, product
+from attnc.passes.accelerator.existing import Existing
 from attnc.passes.contraction import factors
 from attnc.passes.cost import operations_of
 from attnc.passes.count_passes import Counts, count_passes
 from attnc.passes.domain import Domains, union
 from attnc.passes.normalise import normalise
-from attnc.passes.partition import linear, mixed_radix, offset
-from attnc.passes.points import Points
 from attnc.passes.skip import skippable
 from attnc.passes.symbolic import extent_symbol, extents
 
@@ -80,7 +76,7 @@ class Problem:
         self.reads = {e.target: self._reads(e) for e in self.steps}
         self.spaces = {e.target: self._space(e) for e in self.steps}
         self.operations = {e.target: operations(e) for e in self.steps}
-        self._shares: dict[tuple[object, ...], Amount] = {}
+        self.existing = Existing(self.classes, self.extents, self.sizes, self.known)
 
     @cached_property
     def passes(self) -> Counts:
@@ -163,12 +159,11 @@ class Problem:
 
     def share(self, einsum: Einsum) -> Amount:
         """Which share of the points of its iteration space exist."""
-        return self._share(self.predicates(einsum), frozenset(self._space(einsum)), {})
+        return self.existing.share(self.predicates(einsum), self._space(einsum), {})
 
     def tiles(self, einsum: Einsum, lanes: Mapping[str, int]) -> Amount:
         """Which share of its tiles has a point: `lanes` positions of each rank at once."""
-        space = frozenset(self._space(einsum))
-        return self._share(self.predicates(einsum), space, lanes)
+        return self.existing.share(self.predicates(einsum), self._space(einsum), lanes)
 
     def steps_taken(self, einsum: Einsum, lanes: Mapping[str, int]) -> Amount:
         """Which share of its steps is taken: those that would change nothing are left out."""
@@ -186,7 +181,7 @@ class Problem:
                   for r in self.definitions[name].ranks}  # fmt: skip
         space = frozenset(self._space(einsum))
         wide = {r: n for r in space - states if isinstance(n := self.extent(r), int)}
-        return self._share(self.predicates(einsum), space, {**lanes, **wide})
+        return self.existing.share(self.predicates(einsum), space, {**lanes, **wide})
 
     @cached_property
     def idle(self) -> dict[str, tuple[str, ...]]:
@@ -219,99 +214,6 @@ class Problem:
     def _masked(self, einsum: Einsum) -> bool:
         bounds = self.domains.bounds
         return any(predicate not in bounds for predicate in self.predicates(einsum))
-
-    def _share(
-        self, predicates: Iterable[Expr], space: frozenset[str], lanes: Mapping[str, int]
-    ) -> Amount:
-        """Points of the space of tiles at which predicates can hold, divided by all of them."""
-        within = tuple(p for p in predicates if free_ranks(p) <= space)
-        if not within:
-            return 1.0
-        ranks = frozenset(r for p in within for r in free_ranks(p))
-        sizes = {r: self.extent(r) for r in ranks}
-        width = {r: min(lanes.get(r, 1), n) if isinstance(n, int) else 1 for r, n in sizes.items()}
-        key = within, tuple(sorted(width.items()))
-        if key not in self._shares:
-            self._shares[key] = self._counted(within, ranks, sizes, width)
-        return self._shares[key]
-
-    def _counted(
-        self, within: tuple[Expr, ...], ranks: frozenset[str], sizes: dict[str, Amount],
-        width: dict[str, int],
-    ) -> Amount:  # fmt: skip
-        points, names, kept = self._merged(within, ranks, width)
-        count, _ = points.count(names, kept)
-        ratio = count.subs(self.known) / product(quotient(sizes[r], width[r]) for r in ranks)
-        return min(1.0, float(ratio)) if ratio.is_number else ratio
-
-    def _merged(
-        self, predicates: tuple[Expr, ...], ranks: frozenset[str], width: dict[str, int]
-    ) -> tuple[Points, frozenset[str], tuple[Expr, ...]]:
-        """Predicates with the parts of a partition as one rank, and tiles in place of points."""
-        classes, sizes = dict(self.classes), {n: sympy.sympify(s) for n, s in self.sizes.items()}
-        width, names = dict(width), set(ranks)
-        found = {t: None for p in predicates for t in subterms(p) if isinstance(t, Map)}
-        for subscript in sorted(found, key=lambda term: -len(free_ranks(term))):
-            parts = free_ranks(subscript)
-            if not parts <= names or not mixed_radix(subscript, self.classes, self.extents):
-                continue
-            axes = [p.args[1].rank for p in predicates
-                    if isinstance(p, Map) and p.op == "<" and p.args[0] == subscript
-                    and isinstance(p.args[1], Extent)]  # fmt: skip
-            one = "+".join(sorted(parts))
-            whole = product(sizes[self.own(r)] for r in parts)
-            sizes[one] = self._within(sizes[axes[0]], parts, whole) if axes else whole
-            classes[one] = one
-            width[one] = product(width[r] for r in parts)
-            names = (names - parts) | {one}
-            predicates = tuple(
-                rewrite(p, _renamed(subscript, one))
-                for p in predicates
-                if not (axes and p == Map("<", (subscript, Extent(axes[0]))))
-            )
-        tiled = tuple(self._tiled(p, width, sizes) for p in predicates)
-        for name in names:
-            own = classes.get(name, base(name))
-            if width[name] > 1:
-                sizes[f"{name}/"] = sympy.ceiling(sizes[own] / width[name])
-                classes[name] = f"{name}/"
-        return Points(classes, sizes), frozenset(names), tiled
-
-    def _within(self, size: Amount, parts: frozenset[str], whole: Amount) -> Amount:
-        """The extent of a rank as far as its parts reach: all of it, if one is cut to cover it."""
-        tiles = [sympy.sympify(self.extent(part)) for part in parts]
-        covered = any(tile == sympy.ceiling(size * tile / whole) for tile in tiles)
-        return size if covered else sympy.Min(size, whole)
-
-    def _tiled(self, predicate: Expr, width: Mapping[str, int], sizes: dict[str, Amount]) -> Expr:
-        """A comparison of positions as one of tiles: whether it can hold somewhere in them."""
-        if not isinstance(predicate, Map) or all(width[r] == 1 for r in free_ranks(predicate)):
-            return predicate
-        match predicate:
-            case Map("<=" | "<" as op, (a, b)) | Map(">=" | ">" as op, (b, a)):
-                high = Map("-", (b, a))
-            case _:
-                return predicate
-        found, rest = linear(high, sizes), offset(high, sizes)
-        if found is None or rest is None:
-            return predicate
-        rest = rest.subs(self.known) - (1 if op in ("<", ">") else 0)
-        scaled = {r: c.subs(self.known) * width[r] for r, c in found.items()}
-        if not rest.is_number or not all(c.is_Integer for c in scaled.values()):
-            return predicate
-        slack = sum(int(found[r].subs(self.known)) * (width[r] - 1) for r in found
-                    if found[r].subs(self.known) > 0)  # fmt: skip
-        step = gcd(*(int(c) for c in scaled.values())) or 1
-        constant = floor((float(rest) + slack) / step)
-        total: Expr = Const(constant)
-        for rank, coefficient in scaled.items():
-            total = Map("+", (total, Map("*", (Const(int(coefficient) // step), Index(rank)))))
-        return Map("<=", (Const(0), total))
-
-
-def _renamed(subscript: Expr, name: str) -> Callable[[Expr], Expr | None]:
-    """A rule that puts one rank for a subscript of several."""
-    return lambda term: Index(name) if term == subscript else None
 
 
 def operations(einsum: Einsum) -> Counter[tuple[str, frozenset[str]]]:

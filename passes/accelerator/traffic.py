@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 from attnc.ir.cascade import Einsum
 from attnc.ir.expr import Reduce
 from attnc.ir.machine import COMMON, Fetched, Level, Machine, Mapping
-from attnc.passes.accelerator.amounts import Amount, numeric, product, quotient, smaller, told
+from attnc.passes.accelerator.amounts import (
+    Amount,
+    larger,
+    numeric,
+    product,
+    quotient,
+    smaller,
+    told,
+)
 from attnc.passes.accelerator.binding import lanes, taken
 from attnc.passes.accelerator.compute import Work
 from attnc.passes.accelerator.problem import Problem, Read
@@ -78,6 +86,7 @@ class _Traffic:
             for read in problem.reads[e.target]
         }
         self.outer = problem.outer(mapping.columns)
+        self.columns = lanes(machine, mapping, mapping.columns) if mapping.columns else 1
 
     def all(self) -> dict[str, Flow]:
         outside = self.machine.memory
@@ -132,7 +141,21 @@ class _Traffic:
             return 1 + (len(passes) - 1) * stays.spilled.get(name, 0)
         if name in stays.whole or not self.by_column(name):
             return 1
-        return stays.again * len(passes)
+        return stays.again * len(passes) * self.seen(name, stays)
+
+    def seen(self, name: str, stays: Residency) -> Amount:
+        """The share of a streamed tensor that some row of a set needs: tiles without a point do not
+        come in."""
+        if not numeric(stays.held):
+            return 1
+        width = {self.mapping.rows: stays.rows * stays.held, self.mapping.columns: self.columns}
+        readers = [self.problem.steps[place] for place in self.reads[name]]
+        shares = []
+        for e in readers:
+            ranks = self.problem.spaces[e.target]
+            wide = {r: width.get(self.problem.own(r), 1) for r in ranks}
+            shares.append(self.problem.tiles(e, wide))
+        return larger(shares)
 
     def given(self, fixed: Fetched, outside: Level, level: Level) -> dict[str, Amount]:
         """Words as an entry of the mapping has them."""
