@@ -210,6 +210,7 @@ def model(file: Path | None, name: str | None, machine: str, compare: str | None
     from attnc.passes.pipeline import optimize as derived
 
     found = []
+    chosen: list[dict[str, Any]] = []
     for label in (compare or machine).split(","):
         cascade = modelling.own_cascade(label) if file is None else _one(file, name)
         if optimize:
@@ -224,6 +225,7 @@ def model(file: Path | None, name: str | None, machine: str, compare: str | None
                 click.echo(modelling.searched(choice))
                 continue
             found.append(choice.modelled)
+            chosen.append(modelling.choice(choice))
         else:
             found.append(modelling.model(cascade, label, workload, size, accounting))
     if not found:
@@ -240,7 +242,10 @@ def model(file: Path | None, name: str | None, machine: str, compare: str | None
         for one in found:
             click.echo(modelling.roofline(one))
     elif as_json:
-        records = [modelling.record(one) for one in found]
+        records = [
+            modelling.record(one) | extra
+            for one, extra in zip(found, chosen or [{} for _ in found])
+        ]
         click.echo(json.dumps(records if compare else records[0], indent=2))
     else:
         click.echo(modelling.compared(found) if compare else modelling.table(found[0]))

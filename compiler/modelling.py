@@ -133,6 +133,16 @@ def roofline(found: Modelled) -> str:
     return "\n".join(lines)
 
 
+def choice(found: Choice) -> dict[str, Any]:
+    """What `--search --json` adds: tile sizes, axes, what is held, and tiles of rows by buffer."""
+    return {
+        "params": found.params,
+        "space": {array: list(ranks) for array, ranks in found.mapping.space.items()},
+        "hold": dict(found.mapping.hold),
+        "held": [{"level": level, "tiles": held, "of": of} for level, held, of in found.stays],
+    }
+
+
 def searched(found: Choice) -> str:
     """What a search chose, and the page of the mapping that it is."""
     lines = [table(found.modelled), ""]

@@ -379,6 +379,17 @@ bind.pe = ["S", "Y"]
     assert found.einsums["S"] == 8 * 16
 
 
+def test_an_axis_takes_one_of_two_variables_of_a_rank() -> None:
+    text = """cascade gram[b](X[t, d]) -> G[t, u]:
+    rank u = |t|
+    S[t, t'] = X[t, d] * X[t', d]
+    G[t, u]  = S[t, u] * 2
+"""
+    cascade = attnc.parse(text)["gram"]
+    found = model(cascade, "fusemax", "", {"b": 1, "t": 1024, "d": 64})
+    assert found.einsums["S"] >= 1024 * 1024 * 64 / 65536
+
+
 def test_one_tile_of_rows_cannot_overlap_with_itself() -> None:
     sizes = {"b": 1, "h": 1, "e": 64, "f": 64, "p": 512, "m": 512}
     lines = {"good": ("S, G", "N, D, A, O"), "late": ("S, N", "G, D, A, O")}

@@ -84,20 +84,21 @@ def derived(problem: Problem, machine: Machine) -> Mapping:
     space = {a.name: tuple(r for r in (rows, columns)[: len(a.shape)] if r) for a in arrays}
     bind, lay = {}, {}
     for einsum in problem.steps:
-        ranks = problem.spaces[einsum.target]
+        ranks = {problem.own(r) for r in problem.spaces[einsum.target]}
         both = rows in ranks and columns in ranks
-        own = [r for r in einsum.ranks if r not in (*cascade.batch, *steps)]
+        free = [r for r in einsum.ranks if problem.own(r) not in (*cascade.batch, *steps)]
+        own = list(dict.fromkeys(problem.own(r) for r in free))
         gathers = len(own) > 1 and _gathers(problem, einsum)
         kinds = {kind for kind, _ in problem.operations[einsum.target]}
         wanted = [wide, narrow] if both or gathers else [narrow, wide]
         able = [a for a in (*wanted, *arrays) if kinds <= a.cycles.keys()]
         array = (able or wanted)[0]
         bind[einsum.target] = array.name
-        if not both and (gathers or not set(space[array.name]) & set(ranks)):
+        if not both and (gathers or not ranks & set(space[array.name])):
             # A product of matrices fills both axes with ranks of its own, as does what lacks those
             # of the array.
-            own.sort(key=lambda r: _length(problem, r), reverse=True)
-            lay[einsum.target] = tuple(own[: len(array.shape)])
+            longest = sorted(own, key=lambda r: _length(problem, r), reverse=True)
+            lay[einsum.target] = tuple(longest[: len(array.shape)])
     held = _kept(problem, machine, columns)
     return Mapping(cascade.name, rows, columns, space, bind, lay=lay, hold=held)
 
@@ -310,7 +311,9 @@ def lanes(machine: Machine, mapping: Mapping, rank: str, array: str = "") -> int
     )
 
 
-def taken(machine: Machine, mapping: Mapping, rank: str, einsum: str) -> int:
-    """How many positions of a rank an Einsum takes at once on its array."""
-    ranks = mapping.along(einsum)
-    return machine.arrays[mapping.bind[einsum]].shape[ranks.index(rank)] if rank in ranks else 1
+def widths(problem: Problem, machine: Machine, mapping: Mapping, einsum: Einsum) -> dict[str, int]:
+    """How many positions of each of its rank variables an Einsum takes at once on its array. Of two
+    variables over one rank the first lies along the axis."""
+    shape = machine.arrays[mapping.bind[einsum.target]].shape
+    free = dict(zip(mapping.along(einsum.target), shape))
+    return {r: free.pop(problem.own(r), 1) for r in problem.spaces[einsum.target]}

@@ -17,7 +17,7 @@ from attnc.passes.accelerator.amounts import (
     smaller,
     told,
 )
-from attnc.passes.accelerator.binding import independent, lanes, taken
+from attnc.passes.accelerator.binding import independent, lanes, widths
 from attnc.passes.accelerator.problem import Problem
 
 
@@ -39,10 +39,10 @@ def work(problem: Problem, machine: Machine, mapping: Mapping, einsum: Einsum) -
     """
     array = machine.arrays[mapping.bind[einsum.target]]
     ranks = problem.spaces[einsum.target]
-    width = {r: taken(machine, mapping, problem.own(r), einsum.target) for r in ranks}
-    share_taken = problem.steps_taken(einsum, width)
+    width = widths(problem, machine, mapping, einsum)
+    taken = problem.steps_taken(einsum, width)
     share, tiles = problem.share(einsum), problem.tiles(einsum, width)
-    share, tiles = smaller((share, share_taken)), smaller((tiles, share_taken))
+    share, tiles = smaller((share, taken)), smaller((tiles, taken))
     counts: dict[str, Amount] = {}
     cycles: Amount = 0
     parts: list[str] = []

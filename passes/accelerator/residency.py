@@ -14,7 +14,7 @@ from attnc.ir.machine import COMMON, Level, Machine, Mapping
 from attnc.ir.source import CompileError, Span
 from attnc.ir.walk import accesses
 from attnc.passes.accelerator.amounts import Amount, larger, numeric, product, quotient
-from attnc.passes.accelerator.binding import lanes, taken
+from attnc.passes.accelerator.binding import lanes, widths
 from attnc.passes.accelerator.problem import Problem
 
 Phase = tuple[str, ...]
@@ -232,7 +232,8 @@ class _Space:
             for name in (read.tensor for read in problem.reads[reader]):
                 if not self.made(name) or columns not in problem.cascade.axes(name):
                     continue
-                width = taken(self.machine, self.mapping, columns, name)
+                along = widths(problem, self.machine, self.mapping, problem.definitions[name])
+                width = max(along.get(r, 1) for r in along if problem.own(r) == columns)
                 long = not numeric(n := problem.extent(columns)) or n > width
                 waits = problem.level_of(reader, columns) > problem.level_of(name, columns)
                 if bind[name] != bind[reader] or (waits and long):

@@ -24,7 +24,7 @@ from attnc.passes.accelerator.amounts import (
     smaller,
     told,
 )
-from attnc.passes.accelerator.binding import lanes, taken
+from attnc.passes.accelerator.binding import lanes, widths
 from attnc.passes.accelerator.compute import Work
 from attnc.passes.accelerator.problem import Problem, Read
 from attnc.passes.accelerator.residency import Phase, Residency, read_in, residency, visits
@@ -209,7 +209,7 @@ class _Traffic:
         for name in self.phase:
             einsum = self.problem.definitions[name]
             loops = self.loops(einsum)
-            width = {r: taken(self.machine, self.mapping, self.problem.own(r), name) for r in loops}
+            width = widths(self.problem, self.machine, self.mapping, einsum)
             steps = self.problem.steps_taken(einsum, width)
             share = smaller((self.problem.tiles(einsum, width), steps))
             for read in self.problem.reads[name]:
@@ -228,13 +228,12 @@ class _Traffic:
     def loops(self, einsum: Einsum) -> dict[str, Amount]:
         """The loops around one tile of an Einsum on its array, and their turns."""
         found: dict[str, Amount] = {}
+        along = self.mapping.along(einsum.target)
+        width = widths(self.problem, self.machine, self.mapping, einsum)
         for rank in self.problem.spaces[einsum.target]:
             own = self.problem.own(rank)
-            if own in self.mapping.along(einsum.target):
-                width = taken(self.machine, self.mapping, own, einsum.target)
-                found[rank] = quotient(self.problem.extent(rank), width)
-            elif own in self.outer:
-                found[rank] = self.problem.extent(rank)
+            if own in along or own in self.outer:
+                found[rank] = quotient(self.problem.extent(rank), width[rank])
         return found
 
     def sums_under_way(self, einsum: Einsum, loops: dict[str, Amount]) -> Amount:
@@ -279,7 +278,9 @@ class _Traffic:
     def fits(self, name: str, axes: list[str], waits: list[str]) -> bool:
         """Whether the elements keep a tile of a result until all of it is there: one word each, or
         as many as their registers have room for."""
-        width = {r: taken(self.machine, self.mapping, r, name) for r in axes}
+        einsum = self.problem.definitions[name]
+        along = widths(self.problem, self.machine, self.mapping, einsum)
+        width = {self.problem.own(r): along[r] for r in reversed(einsum.ranks)}
         sizes = {r: self.problem.extent(r) for r in waits}
         if all(numeric(size) and size <= width[r] for r, size in sizes.items()):
             return True
