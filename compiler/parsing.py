@@ -344,9 +344,14 @@ class _Nodes(Transformer[Token, Any]):
         return syntax.ParamLine(0, 0, name, kind, default)
 
     def directive(
-        self, verb: syntax.Name, operands: Many, by: Any, on: Any, level: Any
+        self, verb: syntax.Name, operands: Many, by: Any, place: Any
     ) -> syntax.DirectiveLine:
+        word, name = place or ("", None)
+        on, level = (name, None) if word == "on" else (None, name)
         return syntax.DirectiveLine(0, 0, verb, operands, by, on, level)
+
+    def place(self, word: Token, name: syntax.Name) -> tuple[str, syntax.Name]:
+        return str(word), name
 
     operands = declared
 

@@ -518,6 +518,18 @@ def test_a_schedule_binds_and_is_no_matter_for_kernels() -> None:
     assert attnc.compile(cascade, backend="numpy").source
 
 
+def test_words_of_a_schedule_are_no_keywords() -> None:
+    text = """cascade c(in[p, on], by[on]) -> O[p]:
+    O[p] = in[p, on] * by[on]
+
+schedule c:
+    tile on by 8
+    hold in, by in buffer
+"""
+    cascade = attnc.parse(text)["c"]
+    assert attnc.parse(str(cascade))["c"] == cascade
+
+
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_that_no_machine_can_follow(line: str) -> None:
     with pytest.raises(attnc.CompileError, match=LINES[line]):
