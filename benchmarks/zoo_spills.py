@@ -19,11 +19,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from attnc.ir.targets import TARGETS
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = Path(__file__).with_suffix(".md")
 WIDTHS = (64, 128)
 FEW = 8
 """A rank shorter than this in its test (heads, taps, branches) is no width."""
+USUAL = 1024
+"""Extent of any other rank that lies whole within a tile."""
+SHARED = 128
+"""Registers of a thread where the launcher wants two instances on a multiprocessor."""
 LIMIT = 900
 """Seconds for one mechanism."""
 
@@ -60,6 +66,7 @@ def measure(name: str, width: int) -> list[Row]:
     import attnc
     from attnc.backends import launch
     from attnc.driver import stages
+    from attnc.passes.pressure import pressure
 
     cascade, arrays = mechanisms.specification(name), mechanisms.single(name)
     own = {
@@ -80,16 +87,29 @@ def measure(name: str, width: int) -> list[Row]:
         return [Row(name, width, note=f"{refusal.code}: {refusal.message}")]
     except RuntimeError as fault:  # Of Triton, or of its assembler.
         return [Row(name, width, note=str(fault).strip().splitlines()[0][:200])]
-    tiles = {
-        f"{kernel.name}_kernel": ", ".join(
-            f"{axis.rank} {axis.size or widths.get(axis.rank, '')}".strip() for axis in kernel.axes
-        )
-        for kernel in result.program.kernels
-    }
-    return [
-        Row(name, width, k.name, tiles.get(k.name, ""), k.registers, k.spills, k.shared)
-        for k in kernels
-    ]
+    made = {f"{kernel.name}_kernel": kernel for kernel in result.program.kernels}
+    rows: list[Row] = []
+    for k in kernels:
+        kernel = made.get(k.name)  # Triton's own helpers have no tiles of ours.
+        axes = {a.rank: a.size or widths.get(a.rank, USUAL) for a in kernel.axes} if kernel else {}
+        tiles = ", ".join(f"{rank} {size}" for rank, size in axes.items())
+        note = ""
+        if k.spills and kernel:
+            need = pressure(kernel, axes, 32 * k.warps)
+            note = why(need, k.registers, min(255, 65536 // (32 * k.warps)))
+        rows.append(Row(name, width, k.name, tiles, k.registers, k.spills, k.shared, note))
+    return rows
+
+
+def why(need: int, registers: int, most: int) -> str:
+    """Why a thread has local memory, of `most` registers where its tiles take `need`."""
+    if need > TARGETS["triton"].registers:
+        return f"its tiles take {need} registers: states and widths that no schedule may halve"
+    if registers == SHARED:
+        return "held to 128 registers, so that two instances share a multiprocessor"
+    if registers < most:
+        return "no spill: the stack of a function, such as a sine of large arguments"
+    return f"its tiles take {need} registers, addresses and predicates the rest"
 
 
 def one(name: str) -> list[Row]:
@@ -105,18 +125,13 @@ def one(name: str) -> list[Row]:
     return rows + [Row(name, width, note=last[:200]) for width in sorted(missing)]
 
 
-def why(row: Row) -> str:
-    """What the table says beside a kernel that spills, or of one that there is none of."""
-    return row.note or ("spills" if row.spills else "")
-
-
 def page(rows: list[Row]) -> str:
     """The rows in Markdown."""
     cells = [("mechanism", "kernel", "width", "tiles", "registers", "spills", "shared", "note")]
     cells.append(("---", "---", "---:", "---", "---:", "---:", "---:", "---"))
     for r in rows:
         numbers = (r.registers, r.spills, r.shared) if r.kernel else ("", "", "")
-        cells.append((r.name, r.kernel, r.width, r.tiles, *numbers, why(r)))
+        cells.append((r.name, r.kernel, r.width, r.tiles, *numbers, r.note))
     lines = [f"| {' | '.join(str(cell) for cell in line)} |\n" for line in cells]
     return "".join((HEAD, *lines))
 

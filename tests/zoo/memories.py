@@ -195,6 +195,40 @@ def performer(Q: Array, K: Array, V: Array, W: Array) -> Array:
     return softmax(np.logaddexp.reduce(pairs, -1)) @ V
 
 
+def infini_inputs(rng: np.random.Generator) -> Arrays:
+    return lasp_inputs(rng) | normal(rng, gate=(H,))
+
+
+def infini(Q: Array, K: Array, V: Array, gate: Array) -> Array:
+    def positive(x: Array) -> Array:
+        return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
+
+    out = np.empty(V.shape)
+    share = 1 / (1 + np.exp(-gate))[:, None, None]
+    for s in range(Q.shape[2]):
+        before = [x[:, :, :s].reshape(B, H, -1, x.shape[-1]) for x in (positive(K), V)]
+        weights = positive(Q[:, :, s]) @ before[0].swapaxes(-1, -2)
+        remembered = weights @ before[1] / (weights.sum(-1, keepdims=True) + 1e-6)
+        scores = Q[:, :, s] @ K[:, :, s].swapaxes(-1, -2) / np.sqrt(D)
+        seen = np.tri(scores.shape[-1], dtype=bool)
+        local = softmax(np.where(seen, scores, -np.inf)) @ V[:, :, s]
+        out[:, :, s] = share * remembered + (1 - share) * local
+    return out
+
+
+def lolcats_inputs(rng: np.random.Generator) -> Arrays:
+    found = plain_inputs(rng) | normal(rng, X=(B, H, T, 7), Y=(B, H, T, 7))
+    return found | {"X": np.abs(found["X"]), "Y": np.abs(found["Y"]), "gamma": rates(rng, H)}
+
+
+def lolcats(Q: Array, K: Array, V: Array, X: Array, Y: Array, gamma: Array) -> Array:
+    far = np.subtract.outer(np.arange(T), np.arange(T))
+    near = np.where((far >= 0) & (far < 9), Q @ K.swapaxes(-1, -2) / np.sqrt(D), -np.inf)
+    near = gamma[:, None, None] * np.exp(near - near.max(-1, keepdims=True))
+    weights = near + np.where(far >= 9, X @ Y.swapaxes(-1, -2), 0)
+    return weights / weights.sum(-1, keepdims=True) @ V
+
+
 FLA = "fla-core"
 ENTRIES = {
     "gated-deltanet-2": Entry(gdn2_inputs, gdn2, FLA),
@@ -209,5 +243,7 @@ ENTRIES = {
     "parallax": Entry(parallax_inputs, parallax, FLA),
     "flowformer:flowformer_causal": Entry(plain_inputs, causal_flow),
     "lasp-2": Entry(lasp_inputs, lasp),
+    "infini-attention": Entry(infini_inputs, infini),
+    "lolcats": Entry(lolcats_inputs, lolcats, params={"W": 9}),
     "performer": Entry(performer_inputs, performer),
 }
