@@ -18,7 +18,6 @@ from typing import Any
 
 from attnc.backends.launch import Kernel
 from attnc.driver import compile as compile_cascade
-from attnc.driver import stages
 from attnc.gradients import differentiate
 from attnc.ir.cascade import FLOATS, Cascade, Tensor
 from attnc.ir.expr import Const, Expr, Extent, Map, Param
@@ -113,9 +112,11 @@ class Program:
     def _made(self, device: str, dtype: str) -> Callable[..., Any]:
         if device != "cuda":
             return compile_cascade(self.cascade, "numpy")
-        # The launcher checks its arguments itself: once is enough where a GPU is waiting.
-        result = stages(self.cascade, "triton", dtype=dtype)
-        return Kernel(result.program, result.source).launch
+        compiled = compile_cascade(self.cascade, "triton", dtype=dtype)
+        if compiled.crossover is None and isinstance(compiled.runner, Kernel):
+            # The launcher checks its arguments itself: once is enough where a GPU is waiting.
+            return compiled.runner.launch
+        return compiled
 
     def shapes(self, given: Sequence[Any]) -> list[Any]:
         """Tensors without values of the shapes, types and device of the outputs."""
