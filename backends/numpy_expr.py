@@ -206,15 +206,12 @@ class Expressions(Scalars):
         return tuple(found)
 
     def _apply(self, op: str, args: tuple[Held, ...], ranks: tuple[str, ...], kind: str) -> Held:
+        if kind == "real" and OPS[op].result != "bool":
+            args = tuple(self._real(held) if held.kind == "int" else held for held in args)
         codes = [aligned(held, ranks) for held in args]
         if OPS[op].result != "bool":
             codes = [
                 f"{code}.astype(np.int64)" if held.kind == "bool" and held.ranks else code
-                for code, held in zip(codes, args)
-            ]
-        if op in ("**", "pow") and kind == "real":
-            codes = [
-                f"{code}.astype(REAL)" if held.kind != "real" and held.ranks else code
                 for code, held in zip(codes, args)
             ]
         out = self.target(args, ranks, kind)
@@ -231,6 +228,16 @@ class Expressions(Scalars):
         else:
             self.line(into(self.nested(op, codes), out.code))
         return replace(out, ranks=ranks, free=True)
+
+    def _real(self, held: Held) -> Held:
+        """Integers as numbers of the arithmetic, before they meet others: NumPy would compute with
+        float64, whatever the other operand."""
+        if not held.ranks:
+            return held
+        out = self.acquire(held.ranks, "real")
+        self.line(f"np.copyto({out.code}, {held.code}, casting='unsafe')")
+        self.release(held)
+        return out
 
     def _cast(self, dtype: str, body: Held, ranks: tuple[str, ...]) -> Held:
         code = aligned(body, ranks)

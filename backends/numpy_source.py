@@ -359,10 +359,11 @@ class _Kernel(Memory):
         elif fold.op == "logsumexp":
             call = f"{self.helper('logsumexp')}({code}, {listed})"
             written = into(call, out.code) if out else ""
-        elif fold.op == "sum" and kind == "real" and len(source.ranks) == 2 and len(axes) == 1:
+        elif fold.op == "sum" and kind == "real" and self._by_product(source.ranks, axes):
             # Twice as fast as np.add.reduce along rows of a tile's length.
             ones = self._ones(self.frame.sizes[fold.over[0]])
-            call = f"np.matmul({code}, {ones})" if axes[0] == 1 else f"np.matmul({ones}, {code})"
+            last = axes[0] == len(source.ranks) - 1
+            call = f"np.matmul({code}, {ones})" if last else f"np.matmul({ones}, {code})"
             written = into(call, out.code) if out else ""
         else:
             start = "" if kind == "bool" else f", initial={self._identity(fold.op, kind)}"
@@ -380,6 +381,10 @@ class _Kernel(Memory):
             self.release(out)
             out = turned
         self.bind(fold.name, out)
+
+    def _by_product(self, ranks: tuple[str, ...], axes: tuple[int, ...]) -> bool:
+        """Whether a sum is a product of a matrix, or of a stack of them, with a vector of ones."""
+        return len(axes) == 1 and len(ranks) in (2, 3) and axes[0] >= len(ranks) - 2
 
     def scan(self, scan: Scan) -> None:
         source = self.read(scan.source)

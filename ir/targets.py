@@ -24,7 +24,9 @@ class Target:
     recurrence takes `chunk` steps at once: the first number where its gate is one for the whole
     state, the second where it varies along ranks of it and has a logarithm, the third where it has
     none, the fourth where a step reads what it changes, and `together` problems of a batch, since a
-    chunk is little work for a call. `masked` are other tiles where a mask leaves points out.
+    chunk is little work for a call. `masked` are other tiles where a mask leaves points out, and
+    `stacked` those where several problems that it treats alike go together: `tabled` if a tensor
+    tells the points, so that tiles count whole.
     `registers` of a thread may hold tiles, as `passes/pressure.py` counts them; 0 where there is no
     such bound.
     """
@@ -38,19 +40,33 @@ class Target:
     chunk: tuple[int, int, int, int] = (64, 32, 16, 32)
     together: int = 1
     masked: Settings | None = None
+    stacked: Settings | None = None
+    tabled: Settings | None = None
     registers: int = 0
 
-    def settings(self, width: int, dtype: str, masked: bool) -> Settings:
-        """Tiles and launch settings for a width (0 where it is not known) and a type."""
-        if masked and self.masked is not None:
-            return self.masked
+    def settings(self, width: int, dtype: str, mask: str) -> Settings:
+        """Tiles and launch settings for a width (0 where it is not known), a type and a mask: none,
+        "masked", "stacked" or "tabled"."""
+        named = {"masked": self.masked, "stacked": self.stacked, "tabled": self.tabled}.get(mask)
+        if named is not None:
+            return named
         table = self.wide if dtype in ("f32", "f64") else self.by_width
         return next((settings for limit, settings in table if width <= limit), table[-1][1])
 
 
 CPU = ((1 << 30, (256, 512, 1, 1)),)
 TARGETS = {
-    "numpy": Target("numpy", False, CPU, CPU, 1 << 20, together=8, masked=(256, 1024, 1, 1)),
+    "numpy": Target(
+        "numpy",
+        False,
+        CPU,
+        CPU,
+        1 << 20,
+        together=8,
+        masked=(256, 1024, 1, 1),
+        stacked=(128, 1024, 1, 1),
+        tabled=(64, 256, 1, 1),
+    ),
     "triton": Target(
         "triton",
         True,

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from attnc.ir.cascade import Cascade, Directive, rank_of
-from attnc.ir.expr import Const, Expr, Extent, Index, Map, Param, Reduce
+from attnc.ir.expr import Access, Const, Expr, Extent, Index, Map, Param, Reduce
 from attnc.ir.source import CompileError
 from attnc.ir.targets import Target
 from attnc.ir.walk import accesses, free_ranks, subterms
@@ -32,7 +32,8 @@ class Mapping:
 
     `fixed` are the ranks whose tiles a schedule gives, `splits` the parts that it wants of a
     streamed rank (None for as many as fit), `merged` the ranks that number such parts, `recurrent`
-    those along which recurrences go, by steps or chunks; `sizes` the extents that are known. `cuts`
+    those along which recurrences go, by steps or chunks; `stacked` tells that problems of a batch
+    go together. `sizes` are the extents that are known. `cuts`
     are smaller tiles of the grid, by the tensor that is stored.
     """
 
@@ -48,6 +49,7 @@ class Mapping:
     stages: int
     merged: frozenset[str] = frozenset()
     recurrent: frozenset[str] = frozenset()
+    stacked: bool = False
     cuts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def with_parts(self, ranks: tuple[str, ...]) -> Mapping:
@@ -70,7 +72,9 @@ class Mapping:
         found: dict[str, int] = {}
         for rank in ranks:
             if rank in cascade.batch:
-                several = bool(loops & self.recurrent) and rank == cascade.batch[-1]
+                several = rank == cascade.batch[-1] and bool(
+                    loops if self.stacked else loops & self.recurrent
+                )
                 found[rank] = self.tiles.get(rank, self.target.together) if several else 1
             elif rank in cut:
                 wide = rank == rows and not self._apart(cascade, rank, ranks)
@@ -244,7 +248,11 @@ def mapping(
     Raises CompileError for a size that is no positive number, and as `check_schedule` does.
     """
     width = max((sizes.get(rank, 0) for rank in _whole(cascade, long)), default=0)
-    p, m, warps, stages = target.settings(width, dtype, _masked(cascade, long))
+    masks = _masks(cascade, long)
+    stacked = bool(masks) and target.together > 1 and _alike(cascade)
+    tabled = stacked and any(accesses(mask) for mask in masks)
+    kind = "tabled" if tabled else "stacked" if stacked else "masked" if masks else ""
+    p, m, warps, stages = target.settings(width, dtype, kind)
     tiles: dict[str, int] = {}
     splits: dict[str, int | None] = {}
     check_schedule(cascade)
@@ -263,7 +271,7 @@ def mapping(
             case _:
                 pass
     fixed = frozenset(name for rank in tiles for name in (rank, f"{rank}0"))
-    return Mapping(target, long, sizes, tiles, fixed, splits, m, p, warps, stages)
+    return Mapping(target, long, sizes, tiles, fixed, splits, m, p, warps, stages, stacked=stacked)
 
 
 MODELLED = ("bind", "space", "overlap")
@@ -325,13 +333,26 @@ def check_schedule(cascade: Cascade) -> None:
                 raise CompileError(f"no such directive: {line.verb}", line.span, code="E314")
 
 
-def _masked(cascade: Cascade, long: frozenset[str]) -> bool:
-    """Whether a predicate leaves out points of a streamed rank: smaller tiles fit it closer."""
+def _masks(cascade: Cascade, long: frozenset[str]) -> list[Expr]:
+    """The predicates that leave out points of a streamed rank: smaller tiles fit them closer."""
     streamed = set(_reduced(cascade)) & long
-    return any(
-        einsum.where is not None and free_ranks(einsum.where) & streamed
-        for einsum in cascade.einsums
-    )
+    tests = (einsum.where for einsum in cascade.einsums)
+    return [test for test in tests if test is not None and free_ranks(test) & streamed]
+
+
+def _alike(cascade: Cascade) -> bool:
+    """Whether all positions of the last batch rank leave out the same points, and lie one after
+    the other in every tensor."""
+    for rank in cascade.batch[-1:]:
+        for einsum in cascade.einsums:
+            terms = [t for expr in (einsum.body, einsum.where) for t in subterms(expr)]
+            tests = [einsum.where, *(t.where for t in terms if isinstance(t, Reduce))]
+            placed = [s for t in terms if isinstance(t, Access) for s in t.subscripts]
+            if any(test is not None and rank in free_ranks(test) for test in tests):
+                return False
+            if any(s != Index(rank) and rank in free_ranks(s) for s in placed):
+                return False
+    return bool(cascade.batch)
 
 
 def _whole(cascade: Cascade, long: frozenset[str]) -> set[str]:
