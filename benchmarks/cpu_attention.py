@@ -87,14 +87,18 @@ CASES: dict[str, tuple[str, str, Callable[[], Run]]] = {
 
 
 def interleaved(runs: Mapping[str, Run], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each, all of them run in turn; the first round is not counted."""
+    """Median milliseconds of each, all of them run in turn.
+
+    Each has a run before that is not counted: threads of OpenMP wait for work by spinning, and
+    would be found on the next one's processors.
+    """
     taken: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 1):
+    for _ in range(repeats):
         for name, run in runs.items():
+            run()
             start = perf_counter()
             run()
-            if turn:
-                taken[name].append((perf_counter() - start) * 1e3)
+            taken[name].append((perf_counter() - start) * 1e3)
     return {name: median(times) for name, times in taken.items()}
 
 

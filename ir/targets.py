@@ -64,7 +64,7 @@ TARGETS = {
         1 << 20,
         together=8,
         masked=(256, 1024, 1, 1),
-        stacked=(128, 1024, 1, 1),
+        stacked=(64, 1024, 1, 1),
         tabled=(64, 256, 1, 1),
     ),
     "triton": Target(

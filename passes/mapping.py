@@ -250,7 +250,7 @@ def mapping(
     width = max((sizes.get(rank, 0) for rank in _whole(cascade, long)), default=0)
     masks = _masks(cascade, long)
     stacked = bool(masks) and target.together > 1 and _alike(cascade)
-    tabled = stacked and any(accesses(mask) for mask in masks)
+    tabled = stacked and any(True for mask in masks for _ in accesses(mask))
     kind = "tabled" if tabled else "stacked" if stacked else "masked" if masks else ""
     p, m, warps, stages = target.settings(width, dtype, kind)
     tiles: dict[str, int] = {}
