@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 from attnc.ir.algebra import OPS
 from attnc.ir.expr import (
@@ -99,7 +100,8 @@ class Scalars:
 
     `grid` gives the tile of each rank of the grid that is an axis. `left` counts the reads of each
     tile that the statement at hand has yet to make, `dying` are the tiles that it reads last,
-    `freed` those of them that were read for the last time.
+    `freed` those of them that were read for the last time. `limits` names bounds of the loop at
+    hand.
     """
 
     def __init__(self, grid: dict[str, int]) -> None:
@@ -107,6 +109,8 @@ class Scalars:
         self.names = Names()
         self.prologue: list[str] = []
         self.constants: dict[Expr, str] = {}
+        self.limits: dict[Expr, str] = {}
+        self.limited = count()
         self.helpers: set[str] = set()
         self.frames: list[Frame] = []
         self.lines: list[str] = []
@@ -188,7 +192,7 @@ class Scalars:
                 self.constants[expr] = f"c{len(self.constants)}"
                 self.prologue.append(f"{self.constants[expr]} = {code}")
             return self.constants[expr]
-        return self._scalar(expr)
+        return self.limits.get(expr) or self._scalar(expr)
 
     def kind(self, expr: Expr) -> str:
         return kind_of(expr, self.frame.made)

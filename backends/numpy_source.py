@@ -431,10 +431,7 @@ class _Kernel(Memory):
                     shared.refs -= 1
             self.bind(state.name, held)
             states[state.name] = frame.held[state.name]
-        bounds = [
-            (bare(self.scalar(part.lo)), bare(self.scalar(part.hi))) for part in loop.segments
-        ]
-        for segment, part, (lo, hi) in zip(loop.segments, parts, bounds):
+        for segment, part, (lo, hi) in zip(loop.segments, parts, self._bounds(loop)):
             if segment.note:
                 self.line(f"# {segment.note}")
             counter = self.names.of("i", loop.rank)
@@ -451,6 +448,20 @@ class _Kernel(Memory):
                 slot.refs = refs.get(slot.number, 0)
         self.freed.clear()
         frame.held.update(states)
+
+    def _bounds(self, loop: Loop) -> list[tuple[str, str]]:
+        """Where each segment starts and ends: a start contains the end of the segment before."""
+        outer = dict(self.limits)
+        pairs: list[tuple[str, str]] = []
+        for segment in loop.segments:
+            for bound in (segment.lo, segment.hi):
+                if isinstance(bound, Map) and bound not in self.limits:
+                    code = bare(self.scalar(bound))
+                    self.limits[bound] = f"{self.names.of('end', loop.rank)}_{next(self.limited)}"
+                    self.line(f"{self.limits[bound]} = {code}")
+            pairs.append((self.scalar(segment.lo), self.scalar(segment.hi)))
+        self.limits = outer
+        return pairs
 
     def _named(self, listed: Listed) -> str:
         """The positions of a list, as Python's integers."""
