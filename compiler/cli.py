@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,8 +19,6 @@ from attnc import __version__
 from attnc.ir.source import CallError, CompileError, InvalidIR
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from attnc.driver import Value
     from attnc.ir.cascade import Cascade
     from attnc.modules import Module
@@ -328,12 +326,12 @@ def run(file: Path, name: str | None, inputs: Path | None, random: dict[str, int
 
     cascade = with_params(_one(file, name), param)
     if inputs is not None:
-        arrays = _read_arrays(inputs)
+        arrays = running.read_arrays(inputs)
     else:
         arrays = running.random_inputs(cascade, _with_known(cascade, random), dtype, seed)
     record = running.execute(cascade, backend, arrays, compared)
     if output is not None:
-        _write_arrays(output, record.results)
+        running.write_arrays(output, record.results)
     click.echo(json.dumps(record.as_dict(), indent=2) if as_json else str(record))
     if not record.agrees:
         raise click.exceptions.Exit(1)
@@ -459,37 +457,6 @@ def _with_known(cascade: Cascade, sizes: dict[str, int]) -> dict[str, int]:
                 f"no input of {cascade.name} has a rank {rank!r}; there are {', '.join(known)}"
             )
     return sizes
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name; whatever is wrong with the file is a CallError."""
-    import zipfile
-    import zlib
-
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise CallError(f"{path} holds one unnamed array: save it with numpy.savez")
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise CallError(f"cannot read {path}: {error}") from error
-
-
-def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """An .npz file, written member by member: a tensor may have any name, `file` too."""
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-    except OSError as error:
-        raise CallError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _write(path: Path, text: str | bytes) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from attnc.backends.binding import bind
 from attnc.backends.tiles import Counters
 from attnc.driver import compile
 from attnc.ir.cascade import Cascade
+from attnc.ir.source import CallError
 from attnc.sampling import default_sizes, sample
 from attnc.verification import DTYPES, finite, relative_error
 
@@ -97,3 +101,25 @@ def execute(
         truth = interpreter.run(cascade, call.arrays, DTYPES["f64"].numpy)
         errors = {name: relative_error(results[name], array) for name, array in truth.items()}
     return Record(cascade.name, backend, results, kernel.counters, errors, DTYPES[dtype].tolerance)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name; whatever is wrong with the file is a CallError."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise CallError(f"{path} holds one unnamed array: save it with numpy.savez")
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise CallError(f"cannot read {path}: {error}") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz file, written member by member: a tensor may have any name, `file` too."""
+    try:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+    except OSError as error:
+        raise CallError(f"cannot write {path}: {error.strerror}") from error
