@@ -3,8 +3,8 @@
     python benchmarks/masks.py [--repeats 15]
 
 Work is the executor's count of operations; the ideal is that of the tiles of 64 x 64 that hold a
-point, as if each were computed whole. Times are medians, both sides in turn; FlexAttention is compiled and
-its block mask prepared beforehand. Writes benchmarks/masks.md.
+point, as if each were computed whole. Times are medians, both sides in turn; FlexAttention is
+compiled and its block mask prepared beforehand. Writes benchmarks/masks.md.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ MASKS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 def work() -> list[str]:
     """Operations done over those of the tiles that hold a point."""
     lines = [
-        f"| mask at {LENGTH} | tiles of {TILE} x {TILE} with a point | of | operations over theirs |",
+        f"| mask at {LENGTH} | tiles of {TILE} with a point | of | operations over theirs |",
         "| --- | ---: | ---: | ---: |",
     ]
     data = inputs(LENGTH, 1)
