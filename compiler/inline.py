@@ -48,6 +48,7 @@ class Surroundings:
     """Where a function is used: the batch ranks, the rank that each variable runs over, names.
 
     `over` gives the declared rank of a variable, `fresh` an unused name for a tensor or rank.
+    `steps` are the tensors that step along a rank: elsewhere than at a step they are not kept.
     """
 
     batch: tuple[str, ...]
@@ -55,6 +56,7 @@ class Surroundings:
     fresh: Callable[[str], str]
     params: frozenset[str]
     span: Span
+    steps: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,9 @@ def place(
     hoisted: list[Einsum] = []
     held = [
         argument
-        if isinstance(argument, Access) and not _folds(argument)
+        if isinstance(argument, Access)
+        and not _folds(argument)
+        and here.steps.get(argument.tensor) not in (given or ())
         else _hoisted(tensor.name, argument, here, hoisted)
         for tensor, argument in zip(callee.inputs, arguments)
     ]

@@ -362,7 +362,10 @@ class Names:
                     arg.expr.span, code="E020",
                 )  # fmt: skip
                 return POISON
-        here = Surroundings(self.batch, self.runs_over, self.fresh, frozenset(self.params), span)
+        steps = {tensor: known.step[1] for tensor, known in self.tensors.items() if known.step}
+        here = Surroundings(
+            self.batch, self.runs_over, self.fresh, frozenset(self.params), span, steps
+        )
         try:
             placed = place(callee.cascade, callee.bracket, ranks, [arg.expr for arg in args], here)
         except Misfit as misfit:

@@ -12,6 +12,7 @@ A tensor is *stored* where a kernel could not have it otherwise:
   grid would reduce again);
 - it was reduced over a long rank and carries one over which its reader reduces (each step of that
   loop would run another);
+- it is what a turn of a recurrence leaves behind, and its reader reduces over the turns;
 - it is a sum of products, compared with itself or with what is made of it: computed twice, in tiles
   of other shapes, it might differ from itself in the last digit.
 """
@@ -136,14 +137,17 @@ def _forced(
 ) -> list[str]:
     """Reductions over a long rank that a root needs whole, or would repeat."""
     stepped = cascade.iterative()
-    finals = _finals(cascade)
+    finals, turns = _finals(cascade), _turns(cascade)
+    loops = {rank for _, rank in stepped.values()}
     found: list[str] = []
     for root in roots:
         carried = {classes.get(r, r) for r in cascade.axes(root)} & long
-        loops = {rank for _, rank in stepped.values()}
-        beneath = _beneath(cascade, root, stored, long, classes)
+        beneath = _beneath(cascade, root, stored, long | loops, classes)
         for tensor, einsum in closure(cascade, root, stored).items():
             if tensor == root or tensor in stepped or tensor in stored:
+                continue
+            if turns.get(tensor, set()) & beneath.get(tensor, set()):
+                found.append(tensor)
                 continue
             reduced: set[str] = set()
             if isinstance(einsum.body, Reduce):
@@ -195,7 +199,7 @@ def heavy(cascade: Cascade) -> frozenset[str]:
             and any(classes.get(rank, base(rank)) in long for rank in einsum.body.ranks)
         )
         | frozenset(_finals(cascade))
-        | _turns(cascade)
+        | frozenset(_turns(cascade))
         | _compared(cascade)
     )
 
@@ -229,19 +233,21 @@ def _rounded(cascade: Cascade, einsum: Einsum) -> bool:
     )
 
 
-def _turns(cascade: Cascade) -> frozenset[str]:
-    """Tensors that are made of what an iterative one is in each turn."""
+def _turns(cascade: Cascade) -> dict[str, set[str]]:
+    """Tensors made of what an iterative one is in each turn, with the ranks of the turns that they
+    have."""
     stepped = cascade.iterative()
-    found: set[str] = set()
+    found: dict[str, set[str]] = {}
     for einsum in cascade.einsums:
         if einsum.target in stepped:
             continue
         for expr in (einsum.body, einsum.where):
             for access in accesses(expr):
                 turn = stepped.get(access.tensor)
-                if access.tensor in found or (turn is not None and turn[1] in einsum.ranks):
-                    found.add(einsum.target)
-    return frozenset(found)
+                own = {turn[1]} if turn is not None else found.get(access.tensor, set())
+                if access.tensor in found or own & {*einsum.ranks}:
+                    found.setdefault(einsum.target, set()).update(own & {*einsum.ranks})
+    return found
 
 
 def _finals(cascade: Cascade) -> dict[str, str]:

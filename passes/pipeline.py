@@ -44,6 +44,7 @@ from attnc.passes.recurrences.recurrence import NoRecurrence
 from attnc.passes.split import CannotSplit, Split, split
 from attnc.passes.symbolic import extents
 from attnc.passes.tiling import CannotTile
+from attnc.passes.turns import keep_turns
 from attnc.passes.vanish import vanish
 from attnc.passes.variables import separate_variables
 
@@ -249,7 +250,7 @@ def optimize(cascade: Cascade, observe: Observe | None = None) -> Cascade:
 def _until_regrouped(cascade: Cascade) -> Cascade:
     """A cascade after the steps that come before sums are regrouped, its choices counted."""
     cascade = normalise(replace(cascade, derivation=(), refusals=()))
-    cascade = inline_positions(count_places(cascade))
+    cascade = keep_turns(inline_positions(count_places(cascade)))
     for _, step in STEPS:
         if step is reassociate:
             return cascade

@@ -369,3 +369,33 @@ def test_extents_of_a_call_decide_where_none_are_known(name: str) -> None:
     assert len(kernel.crossover.runners) == 2
     fixed = attnc.compile(one, backend="numpy", sizes={"p": 300, "m": 300, "e": 32, "f": 32})
     assert fixed.crossover is None
+
+
+OVER_TURNS = {
+    "mean_of_the_outputs": "P[f] = sum[t](O[t, f]) / |t|",
+    "sum_of_the_states": "P[f] = sum[t, d where d <= t](S[t, d, f] * Q[t, d])",
+    "largest_state": "P[f] = max[t, d where t > 0](S[t, d, f])",
+    "normalised_over_all_steps": "P[t, f] = softmax[t](O[t, f])",
+    "prefix_of_the_outputs": "P[t, f] = cumsum[t](O[t, f])",
+}
+
+
+@pytest.mark.parametrize("name", OVER_TURNS)
+def test_a_reduction_over_the_turns_of_a_recurrence(name: str) -> None:
+    left = OVER_TURNS[name].partition(" = ")[0]
+    text = f"{HEAD}, {left}:\n{START}"
+    text += "    S[t+1, d, f] = a[t] * S[t, d, f] + K[t, d] * V[t, f]\n"
+    one = cascade(f"{text}{AFTER}    {OVER_TURNS[name]}\n")
+    inputs = drawn(one)
+    found, exact = (
+        attnc.compile(one, backend=backend)(**inputs) for backend in ("numpy", "interpreter")
+    )
+    same(found, exact, 1e-5)
+
+
+def test_a_function_along_the_steps_takes_what_every_step_leaves() -> None:
+    text = "cascade c(X[t]) -> Y[t]:\n    T[0]   = 0\n    T[t+1] = T[t] + X[t]\n"
+    one = cascade(f"{text}    Y[t]   = cumsum[t](T[t])\n")
+    values = np.arange(1.0, 8.0)
+    before = np.concatenate([[0.0], np.cumsum(values)[:-1]])
+    assert np.allclose(attnc.compile(one, backend="numpy")(values), np.cumsum(before))
