@@ -19,6 +19,7 @@ A tensor is *stored* where a kernel could not have it otherwise:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from attnc.ir.cascade import Cascade, Einsum, base, rank_of
@@ -137,7 +138,7 @@ def _forced(
 ) -> list[str]:
     """Reductions over a long rank that a root needs whole, or would repeat."""
     stepped = cascade.iterative()
-    finals, turns = _finals(cascade), _turns(cascade)
+    finals, turns = _finals(cascade), _turns(cascade, stored)
     loops = {rank for _, rank in stepped.values()}
     found: list[str] = []
     for root in roots:
@@ -186,9 +187,9 @@ def _beneath(
     return found
 
 
-def heavy(cascade: Cascade) -> frozenset[str]:
+def heavy(cascade: Cascade, stored: frozenset[str] = frozenset()) -> frozenset[str]:
     """Tensors not to compute a second time: reduced over a long rank, or found on the way of a
-    recurrence, turn by turn."""
+    recurrence, turn by turn, and not made of what is stored."""
     long = long_ranks(cascade)
     classes = rank_of(cascade)
     return (
@@ -199,7 +200,7 @@ def heavy(cascade: Cascade) -> frozenset[str]:
             and any(classes.get(rank, base(rank)) in long for rank in einsum.body.ranks)
         )
         | frozenset(_finals(cascade))
-        | frozenset(_turns(cascade))
+        | frozenset(_turns(cascade, stored))
         | _compared(cascade)
     )
 
@@ -233,9 +234,9 @@ def _rounded(cascade: Cascade, einsum: Einsum) -> bool:
     )
 
 
-def _turns(cascade: Cascade) -> dict[str, set[str]]:
-    """Tensors made of what an iterative one is in each turn, with the ranks of the turns that they
-    have."""
+def _turns(cascade: Cascade, stored: Collection[str]) -> dict[str, set[str]]:
+    """Tensors made of what an iterative one is in each turn, and of nothing stored, with the ranks
+    of the turns that they have."""
     stepped = cascade.iterative()
     found: dict[str, set[str]] = {}
     for einsum in cascade.einsums:
@@ -245,6 +246,8 @@ def _turns(cascade: Cascade) -> dict[str, set[str]]:
             for access in accesses(expr):
                 turn = stepped.get(access.tensor)
                 own = {turn[1]} if turn is not None else found.get(access.tensor, set())
+                if access.tensor in stored:
+                    continue
                 if access.tensor in found or own & {*einsum.ranks}:
                     found.setdefault(einsum.target, set()).update(own & {*einsum.ranks})
     return found

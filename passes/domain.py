@@ -50,6 +50,7 @@ class Domains:
             decl.name: decl.extent.rank for decl in cascade.ranks if isinstance(decl.extent, Extent)
         }
         self.params = {decl.name: decl.default for decl in cascade.params}
+        self.extents = {decl.name: decl.extent for decl in cascade.ranks}
         self.axes: dict[str, tuple[str, ...]] = {t.name: t.ranks for t in cascade.inputs}
         self.left: dict[str, tuple[str, ...]] = dict(self.axes)
         self.tensors: dict[str, Predicates] = {t.name: () for t in cascade.inputs}
@@ -130,6 +131,14 @@ class Domains:
                 found.append(inside)
         return union(*found)
 
+    def _parted(self, rank: str, size: Expr) -> str | None:
+        """The rank of which a rank numbers the tiles of a size."""
+        match self.extents.get(rank):
+            case Map("ceil", (Map("/", (Extent(whole), length)),)) if length == size:
+                return whole
+            case _:
+                return None
+
     def _inside(self, subscript: Expr, rank: str) -> Predicates:
         """What must be checked for a subscript to lie within its rank."""
         match subscript:
@@ -137,8 +146,10 @@ class Domains:
                 return ()
             case Index(variable) if self.alike.get(variable) == rank:
                 return ()
-            case Map("%", (_, Extent(other))) if other == rank:
+            case Map("%", (_, size)) if size in (Extent(rank), self.extents.get(rank)):
                 return ()
+            case Map("//", (inner, size)) if (whole := self._parted(rank, size)) is not None:
+                return self._inside(inner, whole)
             case Map("-", (Map("-", (Extent(other), Const(1))), inner)) if other == rank:
                 # Counted from the end.
                 return self._inside(inner, rank)
