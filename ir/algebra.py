@@ -87,6 +87,11 @@ OPS = _table(
     Op("last", "", (1, 1), "", "int", "", ""),
 )
 
+PARTIAL = frozenset(
+    ("/", "//", "%", "**", "pow", "exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt")
+)
+"""Operations that are undefined or infinite for some finite operands."""
+
 INTEGER_ROUNDING = ("floor", "ceil", "round")
 """Functions whose result is an integer when their argument is an expression of extents."""
 

@@ -8,10 +8,14 @@ called a query plays no part.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 
-from attnc.ir.expr import ONE, Expr, Map
+from attnc.ir.algebra import MONOIDS, PARTIAL
+from attnc.ir.cascade import Einsum
+from attnc.ir.expr import ONE, Access, Expr, Index, Map, Reduce
+from attnc.ir.walk import children, subterms
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +73,26 @@ def two_groups(
     # Of three or more all but the last are multiplied first: one rank fewer than without.
     first = [part for _, group in groups[:-1] for part in group]
     return [product([*first, *alone]), product(groups[-1][1])]
+
+
+def finite(expr: Expr, made: Mapping[str, Einsum], seen: frozenset[str] = frozenset()) -> bool:
+    """Whether an expression is a number wherever it is computed, outside its domain too.
+
+    `made` are the tensors that are computed on the spot; others come from memory, as zeros or as
+    they are.
+    """
+    match expr:
+        case Access(tensor):
+            if tensor not in made or tensor in seen:
+                return True
+            return finite(made[tensor].body, made, seen | {tensor})
+        case Map(op) if op in PARTIAL and not _fixed(expr.args[-1]):
+            return False
+        case Reduce(op) if op not in MONOIDS or not isfinite(MONOIDS[op].identity):
+            return False
+        case _:
+            return all(finite(part, made, seen) for part in children(expr))
+
+
+def _fixed(expr: Expr) -> bool:
+    return not any(isinstance(term, Access | Index) for term in subterms(expr))

@@ -37,7 +37,7 @@ from attnc.ir.tile import (
     Store,
 )
 from attnc.ir.walk import free_ranks, subterms
-from attnc.passes.contraction import Part, factors, product, two_groups
+from attnc.passes.contraction import Part, factors, finite, product, two_groups
 from attnc.passes.defer import number
 from attnc.passes.domain import union
 from attnc.passes.extents import Extents
@@ -75,6 +75,7 @@ class KernelWriter(Loops):
         stages = Stages(cascade, roots, frozenset(memory), tiles)
         super().__init__(cascade, name, memory, tiles, extents, stages, shares)
         self.roots, self.placed, self.scale_operands = roots, placed, scale_operands
+        self._made = {t: e for t, e in self.definitions.items() if t not in memory}
 
     # -- the kernel
 
@@ -246,10 +247,14 @@ class KernelWriter(Loops):
         """A sum of products as a matrix product, where it is one."""
         inside: list[Part] = []
         outside: list[Part] = []
+        shared = {over, *self.cascade.batch}
+        partial: list[set[str]] = []
         for factor, inverse in factors(body.body):
             value, depth = self._value(factor)
             part = Part(value, depth, inverse)
             (inside if over in self.axes_of(part.value) else outside).append(part)
+            if inverse or not finite(factor, self._made):
+                partial.append({*self.axes_of(value)} - shared)
         groups = two_groups(inside, over, self.axes_of, frozenset(self.cascade.batch))
         if groups is None:
             return None
@@ -264,6 +269,10 @@ class KernelWriter(Loops):
             part = groups[chosen]
             value = Map("select", (mask, part.value, ZERO))
             groups[chosen] = Part(value, max(part.depth, inner))
+            other = groups[1 - chosen]
+            # What has no rank of its own is in the first group.
+            if any(own & {*self.axes_of(other.value)} if own else chosen for own in partial):
+                groups[1 - chosen] = self._defined(other, predicates)
         if self.scale_operands and self._scaled_operand(groups, outside):
             outside = []
         left, right = (self._operand(einsum, g.value, g.depth, (over,)) for g in groups)
@@ -282,6 +291,15 @@ class KernelWriter(Loops):
         ranks = self.axes_of(scaled.value)
         tile = self.scopes.named(einsum.target, ranks, scaled.value, scaled.depth, einsum.span)
         return tile, scaled.depth
+
+    def _defined(self, part: Part, predicates: tuple[Expr, ...]) -> Part:
+        """An operand that is 0 where the product does not exist, as far as its own ranks say so."""
+        own = {*self.axes_of(part.value)}
+        inside = [p for p in predicates if {*self.axes_of(self._value(p)[0])} <= own]
+        mask, depth = self.mask(tuple(inside))
+        if mask is None:
+            return part
+        return Part(Map("select", (mask, part.value, ZERO)), max(part.depth, depth))
 
     def _operand(
         self, einsum: Einsum, value: Expr, depth: int, over: tuple[str, ...]

@@ -322,3 +322,18 @@ def test_a_mask_kept_for_other_heads_leaves_its_tile_alone() -> None:
         "    O[p, m] = select(X[p, m] > 0 and near[p, m], B[p, m], X[p, m])\n"
     )
     assert "WRONG" not in str(attnc.verify(attnc.parse(text)["c"]))
+
+
+@pytest.mark.parametrize(
+    "value", ["Q[p, e] / N[p]", "Q[p, e] * log(N[p])", "Q[p, e] * rsqrt(N[p])"]
+)
+def test_an_operand_that_is_not_defined_everywhere_adds_nothing_there(value: str) -> None:
+    text = (
+        "cascade c(A[p, m], Q[p, e], N[p]) -> K[m, e]:\n"
+        f"    R[p, e] = {value} where N[p] > 0\n"
+        "    K[m, e] = sum[p where p <= m](A[p, m] * R[p, e])\n"
+    )
+    arrays = {"A": random(5, 9), "Q": random(5, 3, seed=1), "N": np.float32([0, 2, -1, 0, 3])}
+    cascade = attnc.parse(text)["c"]
+    exact = interpreter.run(cascade, arrays, np.dtype(np.float64))["K"]
+    assert relative_error(attnc.compile(cascade, backend="numpy").run(arrays)["K"], exact) < 1e-6

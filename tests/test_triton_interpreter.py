@@ -21,6 +21,7 @@ pytest.importorskip("triton")
 
 from triton_programs import elementwise, flash, folded, gated, m, paged  # noqa: E402
 
+import attnc  # noqa: E402
 from attnc.backends import launch  # noqa: E402
 from attnc.backends.random import uniform  # noqa: E402
 from attnc.backends.triton_source import emit  # noqa: E402
@@ -236,6 +237,21 @@ def test_a_page_table_with_pages_that_are_not_there() -> None:
     p = np.arange(50)
     page = table[p // 16]
     assert np.array_equal(found, np.where(page[:, None] < 0, 0, X[page, p % 16]))
+
+
+@inside
+def test_keys_that_are_normalised_past_the_end() -> None:
+    text = (
+        "cascade c(X[p, m], K[m, e]) -> O[p, e]:\n"
+        "    N[m]    = sqrt(sum[e](K[m, e] * K[m, e]))\n"
+        "    U[m, e] = K[m, e] / N[m]\n"
+        "    O[p, e] = sum[m](exp(X[p, m]) * U[m, e])\n"
+    )
+    rng = np.random.default_rng(8)
+    X, K = rng.standard_normal((7, 45)), rng.standard_normal((45, 6))
+    unit = K / np.linalg.norm(K, axis=1, keepdims=True)
+    kernel = attnc.compile(attnc.parse(text)["c"], backend="triton")
+    np.testing.assert_allclose(kernel(X, K), np.exp(X) @ unit, rtol=1e-10)
 
 
 @inside
