@@ -158,7 +158,7 @@ def _forced(
             if not reduced & long:
                 continue
             own = {classes.get(r, r) for r in einsum.ranks}
-            if own & loops:
+            if own & loops and closure(cascade, tensor, stored).keys() & stepped.keys():
                 continue
             if carried & reduced or carried - own - loops or own & beneath.get(tensor, set()):
                 found.append(tensor)

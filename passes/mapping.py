@@ -65,7 +65,8 @@ class Mapping:
         stepped = cascade.iterative()
         inside = closure(cascade, root, set(stored)) if stored else stepped
         loops = {rank for name, (_, rank) in stepped.items() if name in inside}
-        ranks = [rank for rank in cascade.axes(root) if rank not in loops]
+        whole = {rank for name in inside if loops for rank in _within(cascade, name, stored)}
+        ranks = [rank for rank in cascade.axes(root) if rank not in loops | whole]
         cut = [r for r in ranks if r in self.long and r not in cascade.batch]
         burden = self._burden(cascade)
         rows = min(reversed(cut), key=lambda rank: burden.get(rank, 0), default="")
@@ -331,6 +332,13 @@ def check_schedule(cascade: Cascade) -> None:
                 pass
             case _:
                 raise CompileError(f"no such directive: {line.verb}", line.span, code="E314")
+
+
+def _within(cascade: Cascade, name: str, stored: Collection[str]) -> tuple[str, ...]:
+    """The ranks over which a tensor reduces what a turn of a recurrence has."""
+    body = cascade.definitions(name)[-1].body
+    turn = closure(cascade, name, {*stored}).keys() & cascade.iterative().keys()
+    return body.ranks if isinstance(body, Reduce) and turn else ()
 
 
 def _masks(cascade: Cascade, long: frozenset[str]) -> list[Expr]:

@@ -72,14 +72,20 @@ def _plain(einsum: Einsum, classes: dict[str, str]) -> Einsum:
 
 
 def _nested(einsum: Einsum) -> bool:
-    """Whether a reduction stands anywhere but at the top of the body."""
-    parts = (*_inside(einsum.body), *(() if einsum.where is None else (einsum.where,)))
+    """Whether a reduction stands anywhere but at the top of the body, or is the start of a state,
+    which no turn of a recurrence computes."""
+    parts = (*_inside(einsum), *(() if einsum.where is None else (einsum.where,)))
     return any(isinstance(term, Reduce | Populate) for part in parts for term in subterms(part))
 
 
-def _inside(body: Expr) -> tuple[Expr, ...]:
+def _inside(einsum: Einsum) -> tuple[Expr, ...]:
     """What is left to look through: the body, or its parts if it is a reduction itself."""
-    return children(body) if isinstance(body, Reduce | Populate) else (body,)
+    return children(einsum.body) if _whole(einsum) else (einsum.body,)
+
+
+def _whole(einsum: Einsum) -> bool:
+    starts = any(left.step == "start" for left in einsum.left)
+    return isinstance(einsum.body, Reduce | Populate) and not starts
 
 
 def _hoisted(einsum: Einsum, batch: tuple[str, ...], names: Names) -> tuple[Einsum, ...]:
@@ -97,7 +103,7 @@ def _hoisted(einsum: Einsum, batch: tuple[str, ...], names: Names) -> tuple[Eins
         return Access(found[expr], tuple(Index(rank) for rank in ranks), expr.span)
 
     body = einsum.body
-    if isinstance(body, Reduce | Populate):
+    if _whole(einsum):
         body = rebuild(body, tuple(rewrite(part, rule) for part in children(body)))
     else:
         body = rewrite(body, rule)
