@@ -131,6 +131,25 @@ class Domains:
                 found.append(inside)
         return union(*found)
 
+    def _natural(self, expr: Expr) -> bool:
+        """Whether an integer expression can be seen to be at least 0."""
+        match expr:
+            case Index() | Extent():
+                return True
+            case Const(value):
+                return value >= 0
+            case Param(name):
+                default = self.params.get(name)
+                return default is not None and default >= 0
+            case Map("+" | "*" | "//" | "max", args):
+                return all(self._natural(arg) for arg in args)
+            case Map("%", (_, divisor)):
+                return self._natural(divisor)
+            case Map("-", (Map("-", (Extent(rank), Const(1))), Index() as inner)):
+                return not self._inside(inner, rank)
+            case _:
+                return False
+
     def _parted(self, rank: str, size: Expr) -> str | None:
         """The rank of which a rank numbers the tiles of a size."""
         match self.extents.get(rank):
@@ -155,27 +174,9 @@ class Domains:
                 return self._inside(inner, rank)
             case _:
                 high = Map("<", (subscript, Extent(rank)))
-                if natural(subscript, self.params):
+                if self._natural(subscript):
                     return (high,)
                 return (Map(">=", (subscript, ZERO)), high)
-
-
-def natural(expr: Expr, params: dict[str, int | float | bool | None]) -> bool:
-    """Whether an integer expression can be seen to be at least 0."""
-    match expr:
-        case Index() | Extent():
-            return True
-        case Const(value):
-            return value >= 0
-        case Param(name):
-            default = params.get(name)
-            return default is not None and default >= 0
-        case Map("+" | "*" | "//" | "max", args):
-            return all(natural(arg, params) for arg in args)
-        case Map("%", (_, divisor)):
-            return natural(divisor, params)
-        case _:
-            return False
 
 
 def _either(condition: Expr, first: Predicates, second: Predicates) -> Predicates:

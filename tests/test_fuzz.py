@@ -134,11 +134,7 @@ def mutated(draw: st.DrawFn) -> str:
 @pytest.mark.parametrize(
     "effort", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
 )
-def test_nothing_that_is_written_gets_a_traceback(
-    kind: str, effort: settings, request: pytest.FixtureRequest
-) -> None:
-    if effort is MANY and "slow" not in str(request.config.getoption("-m")):
-        pytest.skip("the long run: pytest -m slow")
+def test_nothing_that_is_written_gets_a_traceback(kind: str, effort: settings) -> None:
     source = {"noise": noise, "programs": programs(), "mutated": mutated(), "text": st.text()}[kind]
 
     @effort

@@ -120,7 +120,9 @@ class Whole:
             einsum = definitions[name]
             ranks, left = einsum.ranks, tuple(map(Left, einsum.ranks))
             own = Access(name, tuple(map(Index, ranks)))
-            tensors.append(listed.get(name) or Tensor(name, ranks, batch, self._kind(einsum)))
+            saved = listed.get(name) or Tensor(name, ranks, batch, self._kind(einsum))
+            tensors.append(saved)
+            whole = saved.dtype if saved.dtype in ("int", "bool") else None
             where = conjunction(domains.tensors[name])
             if where is None:
                 continue
@@ -130,7 +132,7 @@ class Whole:
                 masks.append(Einsum(there, left, present, None, "bool"))
                 tensors.append(Tensor(there, ranks, batch, "bool"))
                 where = Access(there, own.subscripts)
-            reads[name] = Einsum(names.fresh(f"{name}_kept"), left, own, where)
+            reads[name] = Einsum(names.fresh(f"{name}_kept"), left, own, where, whole)
         return Kept(tuple(tensors), tuple(masks), reads)
 
     def _kind(self, einsum: Einsum) -> str:
