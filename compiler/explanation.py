@@ -10,7 +10,7 @@ from attnc.ir.cascade import Cascade, Einsum, Refusal, Step
 from attnc.ir.printer import print_einsum
 from attnc.ir.source import Span, excerpt
 from attnc.passes.normalise import normalise
-from attnc.passes.pipeline import is_part, optimize
+from attnc.passes.pipeline import is_part, optimize, unscanned_prefixes
 from attnc.passes.recurrences.chunk import chunk
 from attnc.passes.recurrences.recurrence import NoRecurrence
 from attnc.passes.report import Report, analyze
@@ -47,6 +47,7 @@ def _story(cascade: Cascade, fused: Cascade, before: Report, after: Report) -> I
         yield "Other rewrites"
         yield ""
         yield from _steps(elsewhere)
+    yield from _prefixes(cascade)
     yield from _recurrences(fused)
     if fused == cascade:
         yield "Nothing was rewritten."
@@ -54,6 +55,15 @@ def _story(cascade: Cascade, fused: Cascade, before: Report, after: Report) -> I
         yield "The cascade that is compiled"
         yield ""
         yield str(fused)
+
+
+def _prefixes(cascade: Cascade) -> Iterator[str]:
+    """Which reductions up to a position are no scans, and why, unless data of each position say."""
+    for kept in unscanned_prefixes(cascade):
+        if not kept.data:
+            yield from _sentence("", f"No prefix scan: {kept.einsum.target} {kept.reason}")
+            yield from _shown(kept.einsum.span, "")
+            yield ""
 
 
 def _recurrences(cascade: Cascade) -> Iterator[str]:
@@ -65,8 +75,8 @@ def _recurrences(cascade: Cascade) -> Iterator[str]:
         yield f"Steps along {rank}"
         yield ""
         try:
-            for step, told in chunk(plain, rank, (2, 2, 2, 2), ()).told:
-                text = f"{step.target} is linear in its state and runs in chunks: {told}"
+            for step, kind, told in chunk(plain, rank, (2, 2, 2, 2), ()).told:
+                text = f"{step.target} {kind} and runs in chunks: {told}"
                 yield from _sentence("", text)
                 yield from _shown(step.span, "")
         except NoRecurrence as error:

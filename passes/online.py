@@ -101,10 +101,10 @@ def online(cascade: Cascade, rank: str, tile: int, stored: tuple[str, ...]) -> O
     Tensors in `stored` go through memory: they are read at any position, like inputs. Raises
     CannotTile where another is read along the rank at other than its own position.
     """
-    return _Sweeps(cascade, rank, tile, stored).rewritten()
+    return Sweeps(cascade, rank, tile, stored).rewritten()
 
 
-class _Sweeps(Tiling):
+class Sweeps(Tiling):
     """The state of one rewrite: what runs, what corrects it, and what was refused."""
 
     def __init__(self, cascade: Cascade, rank: str, tile: int, stored: tuple[str, ...]) -> None:

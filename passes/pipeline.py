@@ -40,6 +40,7 @@ from attnc.passes.ranked import count_places
 from attnc.passes.recompute import recompute_parts
 from attnc.passes.recurrences.apart import apart
 from attnc.passes.recurrences.chunk import chunk
+from attnc.passes.recurrences.prefix import Kept, prefixes, unscanned
 from attnc.passes.recurrences.reassociate import Work, crossovers, reassociate
 from attnc.passes.recurrences.recurrence import NoRecurrence
 from attnc.passes.split import CannotSplit, Split, split
@@ -222,6 +223,7 @@ STEPS: tuple[tuple[str, Callable[[Cascade], Cascade]], ...] = (
     ("expand", expand),
     ("defer", defer_factors),
     ("reassociate", reassociate),
+    ("prefixes", prefixes),
     ("online", run_reductions),
 )
 
@@ -240,7 +242,7 @@ def optimize(cascade: Cascade, observe: Observe | None = None) -> Cascade:
             observe(name, result)
     before, after = passes(cascade), passes(result)
     saved = any(after.get(rank, count) < count for rank, count in before.items())
-    saved |= any(step.law == "reassociation" for step in result.derivation)
+    saved |= any(step.law in ("reassociation", "prefix scan") for step in result.derivation)
     chosen = result if saved else cascade
     final = after if saved else before
     left = tuple(rank for rank in before if final.get(rank, 1) > 1)
@@ -257,6 +259,11 @@ def _until_regrouped(cascade: Cascade) -> Cascade:
             return under_own_ranks(cascade)
         cascade = step(cascade)
     raise InvalidIR("no step regroups sums")
+
+
+def unscanned_prefixes(cascade: Cascade) -> tuple[Kept, ...]:
+    """The reductions up to a position that stay reductions, with the reasons."""
+    return unscanned(reassociate(_until_regrouped(cascade)))
 
 
 def choices(cascade: Cascade) -> tuple[Work, ...]:
@@ -284,6 +291,7 @@ def lower(
         _until_regrouped(cascade),
         lambda work: work.falls(sizes or {}) if regroup is None else work.target in regroup,
     )
+    cascade = prefixes(cascade)
     cascade = recompute_parts(cascade, heavy(cascade))
     decision = cut(cascade)
     plan = mapping(cascade, facts, decision.long, sizes or {}, dtype)
@@ -407,7 +415,7 @@ def in_chunks(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Chunk
             cascade = made.cascade
         notes.extend(
             f"chunk: {step.target} goes from chunk to chunk of {made.size}: {told}"
-            for step, told in made.told
+            for step, _, told in made.told
         )
     notes.extend(f"apart: {rank} stands side by side, but for the sweep" for rank in parallel)
     return Chunks(cascade, stored, tuple(ranks), tuple(parallel), tuple(notes))

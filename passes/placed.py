@@ -56,6 +56,6 @@ def _place(einsum: Einsum, body: Access, source: Einsum, sizes: dict[str, Expr])
         return None
     for (rank, size), own in outer.items():
         at[rank] = Map("+", (Map("*", (Index(own), size)), Index(inner[rank, size])))
-    if set(at) != set(einsum.ranks) or len(at) != len(einsum.ranks) or einsum.dtype is not None:
+    if set(at) != set(einsum.ranks) or einsum.dtype not in (None, source.dtype):
         return None
     return Place(einsum.target, einsum.ranks, tuple(at[rank] for rank in einsum.ranks))

@@ -292,6 +292,29 @@ def _separate_shape(
     return Separation(result, _proof(f_old, f_new, correction, quotient))
 
 
+def chains(term: Expr, old: tuple[Access, ...], new: tuple[Access, ...]) -> bool:
+    """Whether a factor between an old and a new y multiplies along a chain of them.
+
+    f(a, b) f(b, c) = f(a, c): then the product of such factors over many steps is the factor
+    between the first and the last y. Every correction H(y_new) / H(y_old) is one.
+    """
+    constants = [leaf for leaf in leaves(term) if leaf not in (*old, *new)]
+    points = [[sp.Symbol(f"{at}{i}", real=True) for i in range(len(old))] for at in "abc"]
+    names: dict[Expr, sp.Expr] = {
+        leaf: sp.Symbol(f"k{i}", real=True) for i, leaf in enumerate(constants)
+    }
+
+    def between(first: int, second: int) -> sp.Expr | None:
+        ends: dict[Expr, sp.Expr] = dict(zip((*old, *new), (*points[first], *points[second])))
+        return to_sympy(term, {**names, **ends})
+
+    one, other, whole = between(0, 1), between(1, 2), between(0, 2)
+    if one is None or other is None or whole is None:
+        return False
+    free = [*points[0], *points[1], *points[2], *names.values()]
+    return _holds(one, whole, other, free, True)
+
+
 def _names(ys: tuple[Access, ...]) -> str:
     return " and ".join(dict.fromkeys(y.tensor for y in ys))
 

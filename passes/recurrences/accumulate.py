@@ -5,14 +5,19 @@ Each runs over the steps it means and no others, in logarithms where the gate ha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from attnc.ir.cascade import Cascade
-from attnc.ir.expr import ONE, ZERO, Const, Expr, Extent, Index, Map, Reduce, both
-from attnc.ir.walk import accesses, substitute
+from attnc.ir.expr import ONE, ZERO, Access, Const, Expr, Extent, Index, Map, Reduce, both
+from attnc.ir.walk import accesses, rewrite, substitute
 from attnc.passes.recurrences.gates import Gate, gate_of
 from attnc.passes.recurrences.inside import Inside
-from attnc.passes.recurrences.recurrence import Recurrence, carried
+from attnc.passes.recurrences.recurrence import Recurrence, carried, following
+from attnc.passes.recurrences.scanned import Scanned
+
+Place = Callable[[Access], Access]
+"""What stands for a scanned state at a place of a chunk."""
 
 LOWEST = -1e4
 """A logarithm whose exponential is 0 in every type, as is that of everything below it.
@@ -25,13 +30,20 @@ number.
 class Accumulated(Inside):
     """The products of gates that a chunk needs."""
 
-    def __init__(self, cascade: Cascade, rank: str, size: int, stored: tuple[str, ...]) -> None:
-        super().__init__(cascade, rank, size, stored)
+    def __init__(
+        self,
+        cascade: Cascade,
+        rank: str,
+        size: int,
+        stored: tuple[str, ...],
+        scans: dict[str, Scanned],
+    ) -> None:
+        super().__init__(cascade, rank, size, stored, scans)
         self.gates: dict[str, Gate] = {}
 
     def _gate(self, recurrence: Recurrence) -> Gate:
         if recurrence.state not in self.gates:
-            gate = gate_of(recurrence.gate, self.rank, self.facts.definitions)
+            gate = gate_of(recurrence.gate, self.rank, self.facts.definitions, self.scans)
             self.gates[recurrence.state] = gate
         return self.gates[recurrence.state]
 
@@ -53,6 +65,8 @@ class Accumulated(Inside):
         """The gates after an update at the second variable, up to a read at the first."""
         if recurrence.gate == ONE:
             return None
+        if gate.telescopes:
+            return self._from_to(gate, self._after(self.second), self._at_read(before))
         first, second, third = Index(self.inner), Index(self.second), Index(self.third)
         if gate.steady:
             steps: Expr = Map("-", (first, second))
@@ -68,6 +82,8 @@ class Accumulated(Inside):
         """The gates from the start of the chunk up to a read."""
         if recurrence.gate == ONE:
             return None
+        if gate.telescopes:
+            return self._from_to(gate, self._start_of, self._at_read(before))
         first, third = Index(self.inner), Index(self.third)
         if gate.steady:
             steps = first if before else Map("+", (first, ONE))
@@ -101,6 +117,8 @@ class Accumulated(Inside):
         """The gates after an update, up to the end of the chunk."""
         if recurrence.gate == ONE:
             return None
+        if gate.telescopes:
+            return self._from_to(gate, self._after(self.inner), self._end_of)
         first, third = Index(self.inner), Index(self.third)
         if gate.steady:
             last = Map("-", (self._steps(), ONE))
@@ -115,10 +133,43 @@ class Accumulated(Inside):
 
     def _through(self, gate: Gate, recurrence: Recurrence) -> Expr:
         """The gates of a whole chunk."""
+        if gate.telescopes:
+            return self._from_to(gate, self._start_of, self._end_of)
         if gate.steady:
             return self._steady(gate, recurrence, self._steps())
         ranks = self._carried(gate, recurrence)
         return self._accumulated(gate, recurrence, "all", ranks, None, 0)
+
+    def _from_to(self, gate: Gate, old: Place, new: Place) -> Expr:
+        """A gate that telescopes, from the scanned states at one place to those at another."""
+
+        def rule(term: Expr) -> Expr | None:
+            scan = self.scans.get(term.tensor) if isinstance(term, Access) else None
+            if scan is None:
+                return None
+            assert isinstance(term, Access)
+            return (new if following(term, scan.axis, self.rank) else old)(term)
+
+        return rewrite(gate.term, rule)
+
+    def _start_of(self, state: Access) -> Access:
+        """A scanned state at the start of a chunk."""
+        return self._scan_at(state, Index(self.outer))
+
+    def _end_of(self, state: Access) -> Access:
+        return self._scan_at(state, Map("+", (Index(self.outer), ONE)))
+
+    def _after(self, position: str) -> Place:
+        """Where a scanned state is after the step at a position of a chunk."""
+        return lambda state: self._moved(self._scanned(state, False), position)
+
+    def _at_read(self, before: bool) -> Place:
+        return lambda state: self._scanned(state, before)
+
+    def _moved(self, access: Access, position: str) -> Access:
+        moved = substitute(access, {self.inner: Index(position)})
+        assert isinstance(moved, Access)
+        return moved
 
     def _steps(self) -> Expr:
         """How many positions of the rank a chunk has."""

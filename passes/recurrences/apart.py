@@ -7,68 +7,104 @@
 
 In one kernel a chunk waits for the one before; with few heads and a long sequence most of a machine
 would wait too. Three kernels instead: what the sweep needs of each chunk, the sweep, and what reads
-the state at the start of each chunk. The price is to write and read a state for each chunk. Legal
-for every recurrence: what goes through memory is a tensor like any other.
+the state at the start of each chunk; five where what one sweep needs of each chunk depends on
+another sweep, as sums of exponentials do on their maximum. The price is to write and read a state
+for each chunk. Legal for every recurrence: what goes through memory is a tensor like any other.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from attnc.ir.cascade import Cascade, Einsum, Left
-from attnc.ir.expr import Access, Expr, Index, Reduce
-from attnc.ir.walk import accesses, rewrite
+from attnc.ir.expr import ONE, Access, Expr, Index, Map, Reduce
+from attnc.ir.walk import accesses
+from attnc.passes.clean import rewritten
 from attnc.passes.fiber import Names
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 def apart(cascade: Cascade, rank: str) -> tuple[Cascade, tuple[str, ...]]:
-    """The cascade with what passes between the sweep along `rank` and the rest, to be stored."""
+    """The cascade with what passes between the sweeps along `rank` and the rest, to be stored.
+
+    A state that needs of each chunk a reduction which needs another state goes in a later sweep.
+    """
     states = {name: axis for name, (axis, own) in cascade.iterative().items() if own == rank}
     inside = _sweep(cascade, states)
+    level = _levels(cascade, inside)
     names = Names(cascade)
-    copies: dict[str, str] = {}
-
-    def read(access: Expr) -> Expr | None:
-        match access:
-            case Access(tensor, subscripts) if tensor in inside:
-                if tensor in states and subscripts[states[tensor]] != Index(rank):
-                    return None
-                if tensor not in copies:
-                    copies[tensor] = names.fresh(f"{tensor}_kept")
-                return replace(access, tensor=copies[tensor])
-            case _:
-                return None
-
+    copies: dict[tuple[str, bool], str] = {}
     given: dict[str, None] = {}
-    sweep: list[Einsum] = []
-    before: list[Einsum] = []
-    behind: list[Einsum] = []
-    later = set(inside)
+    stages: list[list[Einsum]] = [[] for _ in range(2 * max(level.values()) + 3)]
+
+    def kept(reader: Einsum, access: Expr) -> Expr | None:
+        """What a sweep before left in memory, at the start of a chunk or after it."""
+        if not isinstance(access, Access) or access.tensor not in inside:
+            return None
+        if reader.target in inside and level[reader.target] == level[access.tensor]:
+            return None
+        own = list(access.subscripts)
+        after = access.tensor in states and own[states[access.tensor]] == Map(
+            "+", (Index(rank), ONE)
+        )
+        if after:
+            own[states[access.tensor]] = Index(rank)
+        elif access.tensor in states and own[states[access.tensor]] != Index(rank):
+            return None
+        key = (access.tensor, after)
+        if key not in copies:
+            copies[key] = names.fresh(f"{access.tensor}_{'next' if after else 'kept'}")
+        return Access(copies[key], tuple(own), access.span)
+
     for einsum in cascade.einsums:
-        if einsum.target in inside:
-            sweep.append(einsum)
-            needed = _read(einsum) - inside
-            given.update(dict.fromkeys(n for n in sorted(needed) if _reduces(cascade, n)))
-        elif _read(einsum) & later:
-            later.add(einsum.target)
-            where = None if einsum.where is None else rewrite(einsum.where, read)
-            behind.append(replace(einsum, body=rewrite(einsum.body, read), where=where))
+        name = einsum.target
+        if name in inside:
+            needed = sorted(_read(einsum) - inside)
+            given.update(dict.fromkeys(n for n in needed if _reduces(cascade, n, inside)))
+        stage = stages[2 * level[name] + (1 if name in inside else 2)]
+        stage.append(rewritten(einsum, partial(kept, einsum)))
+    for (tensor, after), name in copies.items():
+        stage = stages[2 * level[tensor] + 1]
+        source = next(e for e in reversed(stage) if e.target == tensor)
+        own = [Index(r) for r in source.ranks]
+        place: list[Expr] = [*own]
+        if after:
+            place[states[tensor]] = Map("+", (Index(rank), ONE))
+        value = Access(tensor, tuple(place))
+        stage.append(Einsum(name, tuple(map(Left, source.ranks)), value, span=source.span))
+    einsums = tuple(einsum for stage in stages for einsum in stage)
+    return replace(cascade, einsums=einsums), (*given, *copies.values())
+
+
+def _levels(cascade: Cascade, inside: set[str]) -> dict[str, int]:
+    """The sweep in which each state is, and after which everything else: -1 before all of them."""
+    import networkx as nx
+
+    graph = _reads(cascade)
+    whole = nx.condensation(graph)
+    level: dict[str, int] = {}
+    for node in nx.topological_sort(whole):
+        group: set[str] = whole.nodes[node]["members"]
+        before = {name for own in group for name in graph.predecessors(own)} - group
+        if group & inside:
+            later = (n for n in before - inside if _reduces(cascade, n, inside))
+            found = max((level[n] + 1 for n in later), default=0)
+            found = max(found, *(level[n] for n in before), 0)
         else:
-            before.append(einsum)
-    for tensor, name in copies.items():
-        source = next(e for e in reversed(sweep) if e.target == tensor)
-        own = Access(tensor, tuple(Index(rank) for rank in source.ranks))
-        sweep.append(Einsum(name, tuple(map(Left, source.ranks)), own, None, span=source.span))
-    return replace(cascade, einsums=(*before, *sweep, *behind)), (*given, *copies.values())
+            found = max((level[n] for n in before), default=-1)
+        level.update(dict.fromkeys(group, found))
+    return level
 
 
 def _sweep(cascade: Cascade, states: dict[str, int]) -> set[str]:
     """The states, and what lies between them and their next steps."""
     import networkx as nx
 
-    graph = nx.DiGraph()
-    for einsum in cascade.einsums:
-        graph.add_edges_from((name, einsum.target) for name in _read(einsum))
+    graph = _reads(cascade)
     inside = set(states)
     for group in nx.strongly_connected_components(graph):
         if group & set(states):
@@ -76,17 +112,28 @@ def _sweep(cascade: Cascade, states: dict[str, int]) -> set[str]:
     return inside
 
 
+def _reads(cascade: Cascade) -> nx.DiGraph:
+    """Edges from what is read to who reads it."""
+    import networkx as nx
+
+    graph = nx.DiGraph()
+    for einsum in cascade.einsums:
+        graph.add_node(einsum.target)
+        graph.add_edges_from((name, einsum.target) for name in _read(einsum))
+    return graph
+
+
 def _read(einsum: Einsum) -> set[str]:
     return {a.tensor for expr in (einsum.body, einsum.where) for a in accesses(expr)}
 
 
-def _reduces(cascade: Cascade, name: str) -> bool:
-    """Whether a tensor takes a reduction to compute."""
+def _reduces(cascade: Cascade, name: str, inside: set[str]) -> bool:
+    """Whether a tensor takes a reduction to compute, besides those of states."""
     definitions = {einsum.target: einsum for einsum in cascade.einsums}
     stack, seen = [name], set[str]()
     while stack:
         einsum = definitions.get(stack.pop())
-        if einsum is None or einsum.target in seen:
+        if einsum is None or einsum.target in seen or einsum.target in inside:
             continue
         if isinstance(einsum.body, Reduce):
             return True

@@ -36,21 +36,23 @@ from attnc.passes.recurrences.recurrence import (
     NoRecurrence,
     Read,
     Recurrence,
+    States,
     carried,
-    recurrences,
+    states,
 )
+from attnc.passes.recurrences.scanned import Scanned
 from attnc.passes.recurrences.weights import Update, Weights, constant
 
 
 @dataclass(frozen=True, slots=True)
 class Chunked:
     """The cascade in chunks of `size`, which `outer` numbers, and for the step of each state what
-    its transition is, in words."""
+    it is and what becomes of it in a chunk, in words."""
 
     cascade: Cascade
     outer: str
     size: int
-    told: tuple[tuple[Einsum, str], ...]
+    told: tuple[tuple[Einsum, str, str], ...]
 
 
 def chunk(cascade: Cascade, rank: str, sizes: tuple[int, ...], stored: tuple[str, ...]) -> Chunked:
@@ -62,49 +64,44 @@ def chunk(cascade: Cascade, rank: str, sizes: tuple[int, ...], stored: tuple[str
     Raises NoRecurrence where a step is not linear in its state, and CannotTile where a tensor is
     read at another position of the rank.
     """
-    found = recurrences(cascade, rank)
-    size = min(sizes[kind] for recurrence in found for kind in _kinds(cascade, recurrence))
-    return _Chunks(cascade, rank, size, stored, found).rewritten()
+    found = states(cascade, rank)
+    kinds = {0}.union(*(_kinds(found, recurrence) for recurrence in found.linear))
+    size = min(sizes[kind] for kind in kinds)
+    return _Chunks(found, rank, size, stored).rewritten()
 
 
-def _kinds(cascade: Cascade, recurrence: Recurrence) -> set[int]:
+def _kinds(found: States, recurrence: Recurrence) -> set[int]:
     """Which of the sizes of chunks apply to a recurrence."""
-    definitions = {e.target: e for e in cascade.einsums}
-    gate = gate_of(recurrence.gate, recurrence.rank, definitions)
-    inside = tuple(
-        rank for rank in recurrence.step.ranks[len(cascade.batch) :] if rank != recurrence.rank
-    )
-    found = {0}
+    definitions = {e.target: e for e in found.cascade.einsums}
+    gate = gate_of(recurrence.gate, recurrence.rank, definitions, found.scans)
+    own = recurrence.step.ranks[len(found.cascade.batch) :]
+    inside = tuple(rank for rank in own if rank != recurrence.rank)
+    kinds = {0}
     if carried(gate.term, inside):
-        found.add(1 if gate.logarithm and not gate.steady else 2)
+        kinds.add(1 if gate.logarithm and not gate.steady else 2)
     if recurrence.feedback is not None:
-        found.add(3)
-    return found
+        kinds.add(3)
+    return kinds
 
 
 class _Chunks(Weights):
     """The states of one rank while they are put in chunks."""
 
-    def __init__(
-        self,
-        cascade: Cascade,
-        rank: str,
-        size: int,
-        stored: tuple[str, ...],
-        found: list[Recurrence],
-    ) -> None:
-        super().__init__(cascade, rank, size, stored)
-        self.found = found
+    def __init__(self, found: States, rank: str, size: int, stored: tuple[str, ...]) -> None:
+        super().__init__(found.cascade, rank, size, stored, found.scans)
+        self.found = found.linear
+        self.axes = {r.state: r.axis for r in found.linear}
+        self.axes |= {scan.state: scan.axis for scan in found.scans.values()}
         self.dependent = self._dependents()
         self.stored = self.stored - self.dependent  # What the sweep makes it need not read.
-        self.told: list[tuple[Einsum, str]] = []
+        self.told: list[tuple[Einsum, str, str]] = []
 
     def _dependents(self) -> frozenset[str]:
         """The tensors that vary along the rank and depend on a step of a state.
 
         What reads one of them from memory is not among them, unless the next step needs it.
         """
-        axes = {r.state: r.axis for r in self.found}
+        axes = self.axes
         inner = {r.feedback.einsum.target for r in self.found if r.feedback is not None}
         found = set(axes)
         grown = True
@@ -130,16 +127,18 @@ class _Chunks(Weights):
         wanted = {t.name for t in self.cascade.outputs} | set(self.stored | self._remembered)
         for einsum in self.cascade.einsums:
             name = einsum.target
-            if name in by_state:
+            if name in self.axes:
                 if any(left.step == "start" for left in einsum.left):
                     self._start(einsum)
+                elif name in self.scans:
+                    self._scan(self.scans[name])
                 else:
                     self._step(by_state[name])
             elif name not in self.dependent:
                 self.out.append(self._ended(einsum))
             elif name not in inner:
                 self._reader(einsum)
-            if name in self.dependent and name in wanted and name not in by_state:
+            if name in self.dependent and name in wanted and name not in self.axes:
                 self._laid_out(einsum)
         cascade = replace(
             self.cascade,
@@ -161,11 +160,10 @@ class _Chunks(Weights):
 
     def _ended(self, einsum: Einsum) -> Einsum:
         """An Einsum outside the sweep; the end of a state is that of its last chunk."""
-        axes = {r.state: r.axis for r in self.found}
 
         def rule(term: Expr) -> Expr | None:
-            if isinstance(term, Access) and term.tensor in axes:
-                axis = axes[term.tensor]
+            if isinstance(term, Access) and term.tensor in self.axes:
+                axis = self.axes[term.tensor]
                 if term.subscripts[axis] == Extent(self.rank):
                     own = list(term.subscripts)
                     own[axis] = Extent(self.outer)
@@ -207,6 +205,17 @@ class _Chunks(Weights):
         )
         self.out.append(replace(einsum, left=left))
 
+    def _scan(self, scan: Scanned) -> None:
+        """A scanned state from chunk to chunk; in a chunk whoever reads it makes the scan."""
+        step = scan.step
+        held = self._scan_at(Access(step.target, tuple(map(Index, step.ranks))), Index(self.outer))
+        body = scan.joined(held, self._since(scan, (), None))
+        self.out.append(replace(step, left=self._stepping(step), body=body))
+        self.told.append((step, f"joins its steps by {scan.op}", "a scan in each"))
+
+    def _stepping(self, step: Einsum) -> tuple[Left, ...]:
+        return tuple(Left(self.outer, "next") if p.step == "next" else p for p in step.left)
+
     def _step(self, recurrence: Recurrence) -> None:
         gate = self._gate(recurrence)
         if recurrence.feedback is not None:
@@ -219,6 +228,8 @@ class _Chunks(Weights):
             body = Access(recurrence.state, tuple(subscripts))
             if recurrence.gate != ONE:
                 body = Map("*", (self._through(gate, recurrence), body))
+        # Where no gates are accumulated, at the variable at which reads take the updates: once.
+        over = self.second if recurrence.gate == ONE or gate.telescopes else self.inner
         by_inner: dict[tuple[Factor, ...], Expr | None] = {}
         for update in self._updates(recurrence, self._contracted(recurrence)):
             outer = self._outer(update.outer, recurrence)
@@ -229,17 +240,12 @@ class _Chunks(Weights):
                 self._here(product(inner), recurrence.step),
                 outer_sum,
             )
-            own = self._sum(
-                f"{recurrence.state}_in", ranks, (self.inner,), term, recurrence.step.span
-            )
+            term = substitute(term, {self.inner: Index(over)})
+            own = self._sum(f"{recurrence.state}_in", ranks, (over,), term, recurrence.step.span)
             body = self._added(body, own, False)
-        left = tuple(
-            Left(self.outer, "next") if part.step == "next" else part
-            for part in recurrence.step.left
-        )
-        step = replace(recurrence.step, left=left, body=ZERO if body is None else body)
-        self.out.append(step)
-        self.told.append((recurrence.step, self._gated(gate, recurrence)))
+        step, body = recurrence.step, ZERO if body is None else body
+        self.out.append(replace(step, left=self._stepping(step), body=body))
+        self.told.append((step, "is linear in its state", self._gated(gate, recurrence)))
 
     def _contracted(self, recurrence: Recurrence) -> frozenset[str]:
         """Ranks along which an update is one factor of a product: those its first read sums."""
@@ -259,6 +265,7 @@ class _Chunks(Weights):
             kind = "nothing is forgotten"
         else:
             how = "powers of" if gate.steady else "products of"
+            how = "each product one value of" if gate.telescopes else how
             kind = f"{how} its gate" + (f" along {', '.join(ranks)}" if ranks else "")
             kind += " by sums of logarithms" if gate.logarithm else ""
         if recurrence.feedback is not None:

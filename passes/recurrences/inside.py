@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from attnc.ir.cascade import Cascade, Einsum, Left
-from attnc.ir.expr import ONE, Access, Const, Expr, Index, Map, Reduce
+from attnc.ir.expr import ONE, Access, Const, Expr, Index, Map, Reduce, both
 from attnc.ir.source import InvalidIR, Span
-from attnc.ir.walk import free_ranks
+from attnc.ir.walk import free_ranks, substitute
 from attnc.passes.recurrences.recurrence import Read, Recurrence
-from attnc.passes.tiling import Tiling
+from attnc.passes.recurrences.scanned import Scanned
+from attnc.passes.tiling import CannotTile, Tiling
 
 
 class Inside(Tiling):
@@ -16,8 +19,16 @@ class Inside(Tiling):
     Three variables run over the positions of a chunk: of a read, of an update, and in between.
     """
 
-    def __init__(self, cascade: Cascade, rank: str, size: int, stored: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        cascade: Cascade,
+        rank: str,
+        size: int,
+        stored: tuple[str, ...],
+        scans: dict[str, Scanned],
+    ) -> None:
         super().__init__(cascade, rank, size, stored)
+        self.scans = scans
         self.length = Const(size)
         self.second, self.third = f"{self.inner}'", f"{self.inner}''"
         self.made: dict[tuple[object, ...], Access] = {}
@@ -25,10 +36,54 @@ class Inside(Tiling):
     def _known(self, y: Access) -> Expr:
         raise InvalidIR(f"{self.cascade.name}: {y.tensor} waits for a sweep that there is not")
 
+    # -- states that are known at every position
+
+    def _tile_of(self, access: Access, sweep: int, reader: Einsum) -> Access:
+        scan = self.scans.get(access.tensor)
+        if scan is None:
+            return super()._tile_of(access, sweep, reader)
+        after = access.subscripts[scan.axis] == Map("+", (Index(self.rank), ONE))
+        if not after and access.subscripts[scan.axis] != Index(self.rank):
+            raise CannotTile(reader, access, f"reads {access.tensor} at another position")
+        own = tuple(self._tiled(s, sweep, reader) for s in access.subscripts)
+        return self._scanned(replace(access, subscripts=own), not after)
+
+    def _scanned(self, access: Access, before: bool) -> Access:
+        """A scanned state at a position of a chunk, before or after its step."""
+        scan = self.scans[access.tensor]
+        step = scan.step
+        seen = Map("<" if before else "<=", (Index(self.second), Index(self.inner)))
+        since = self._since(scan, (self.inner,), seen)
+        held = self._scan_at(Access(step.target, tuple(map(Index, step.ranks))), Index(self.outer))
+        name = f"{step.target}_{'before' if before else 'after'}"
+        ranks = (self.inner, *self._ranks_of(step))
+        made = self._made(name, ranks, scan.joined(held, since), None, step.span)
+        names = {r: s for r, s in zip(step.ranks, access.subscripts) if r != self.rank}
+        found = substitute(made, names)
+        assert isinstance(found, Access)
+        return found
+
+    def _since(self, scan: Scanned, ranks: tuple[str, ...], seen: Expr | None) -> Expr:
+        """The updates of a chunk reduced, all or those seen from a position."""
+        step = scan.step
+        update = substitute(self._here(scan.update, step), {self.inner: Index(self.second)})
+        if not self._anchored(scan.update, step):
+            seen = both(seen, substitute(self._in_range, {self.inner: Index(self.second)}))
+        name = f"{step.target}_{'since' if ranks else 'in'}"
+        body = Reduce(scan.op, (self.second,), update, seen)
+        return self._made(name, (*ranks, *self._ranks_of(step)), body, None, step.span)
+
+    def _scan_at(self, state: Access, counter: Expr) -> Access:
+        """A scanned state between chunks."""
+        own = list(state.subscripts)
+        own[self.scans[state.tensor].axis] = counter
+        return replace(state, subscripts=tuple(own))
+
+    # -- Einsums
+
     def _ranks(self, recurrence: Recurrence) -> tuple[str, ...]:
         """The ranks of a state besides its batch and the one along which it steps."""
-        own = recurrence.step.ranks
-        return tuple(r for r in own[self.bound :] if r != self.rank)
+        return self._ranks_of(recurrence.step)
 
     def _ranks_of(self, einsum: Einsum) -> tuple[str, ...]:
         return tuple(r for r in einsum.ranks[self.bound :] if r != self.rank)

@@ -12,13 +12,16 @@ of Mamba-2 (Dao and Gu, ICML 2024).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from attnc.ir.cascade import Cascade, Einsum
-from attnc.ir.expr import ONE, Access, Const, Expr, Extent, Index, Map, Reduce
+from attnc.ir.cascade import Cascade, Einsum, Left
+from attnc.ir.expr import ONE, Access, Const, Expr, Extent, Index, Map, Populate, Reduce
 from attnc.ir.walk import accesses, free_ranks, rewrite, substitute
+from attnc.passes.clean import rewritten
 from attnc.passes.domain import Domains
+from attnc.passes.fiber import Names
 from attnc.passes.recurrences.linear import NotLinear, Summand, summands
+from attnc.passes.recurrences.scanned import Scanned, scanned
 
 
 class NoRecurrence(Exception):
@@ -60,9 +63,24 @@ class Recurrence:
     reads: dict[str, Read]
 
 
-def recurrences(cascade: Cascade, rank: str) -> list[Recurrence]:
-    """The states along a rank as linear recurrences, in order; raises NoRecurrence."""
-    return _Steps(cascade, rank).found()
+@dataclass(frozen=True, slots=True)
+class States:
+    """What steps along a rank: linear recurrences, and scans by name, known at every position.
+
+    In `cascade` each map that reads the states of recurrences other than linearly reads them
+    under names of their own.
+    """
+
+    cascade: Cascade
+    linear: tuple[Recurrence, ...]
+    scans: dict[str, Scanned]
+
+
+def states(cascade: Cascade, rank: str) -> States:
+    """The states along a rank, in order; raises NoRecurrence where one is neither."""
+    cascade = _Steps(cascade, rank).named()
+    steps = _Steps(cascade, rank)
+    return States(cascade, steps.found(), steps.scans)
 
 
 def following(access: Access, axis: int, rank: str) -> bool:
@@ -97,9 +115,57 @@ class _Steps:
             for group in nx.strongly_connected_components(graph)
             for name in group
         }
+        found = (
+            scanned(self.definitions[name], axis, self.cycles[name], self.domains)
+            for name, axis in self.stepped.items()
+        )
+        self.scans = {scan.state: scan for scan in found if scan is not None}
 
-    def found(self) -> list[Recurrence]:
-        return [self._recurrence(name) for name in self.stepped]
+    def found(self) -> tuple[Recurrence, ...]:
+        for name in self.scans:
+            self._exists(self.starts[name])
+        return tuple(self._recurrence(name) for name in self.stepped if name not in self.scans)
+
+    def named(self) -> Cascade:
+        """Maps of states read them by name: what is linear in one state then stands alone."""
+        names = Names(self.cascade)
+        einsums: list[Einsum] = []
+        made: dict[Access, str] = {}
+        for einsum in self.cascade.einsums:
+            own: dict[Expr, Expr] = {}
+            for access in self._not_linear(einsum):
+                step, axis = self.definitions[access.tensor], self.stepped[access.tensor]
+                place: list[Expr] = list(map(Index, step.ranks))
+                place[axis] = access.subscripts[axis]
+                value = replace(access, subscripts=tuple(place))
+                if value not in made:
+                    made[value] = names.fresh(f"{access.tensor}_at")
+                    left = tuple(map(Left, step.ranks))
+                    einsums.append(Einsum(made[value], left, value, span=einsum.span))
+                place = list(access.subscripts)
+                place[axis] = Index(self.rank)
+                own[access] = Access(made[value], tuple(place), access.span)
+            einsums.append(rewritten(einsum, own.get) if own else einsum)
+        return replace(self.cascade, einsums=tuple(einsums)) if made else self.cascade
+
+    def _not_linear(self, einsum: Einsum) -> tuple[Access, ...]:
+        """The states at a step that a map reads, unless it is linear in one of them alone."""
+        if isinstance(einsum.body, Reduce | Populate) or einsum.target in self.stepped:
+            return ()
+        if self.cycles[einsum.target] & self.stepped.keys():
+            return ()
+        found = dict.fromkeys(
+            access
+            for access in accesses(einsum.body)
+            if access.tensor in self.stepped.keys() - self.scans.keys() and not self._whole(access)
+        )
+        if len({access.tensor for access in found}) < 2:
+            try:
+                summands(einsum.body, lambda access: access in found)
+            except NotLinear:
+                return tuple(found)
+            return ()
+        return tuple(found)
 
     def _whole(self, access: Access) -> bool:
         """Whether an access reads the start or the end of an iteration, not a step."""
