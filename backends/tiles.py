@@ -70,29 +70,40 @@ SHARED = 1 << 15
 """Elements below which a call of NumPy is over before another thread has the interpreter's lock."""
 
 
+def text(program: Program) -> str:
+    """The source of a program for inputs of float32, or all of float64, and int32."""
+    return emit(program, _integers(program))
+
+
+def _integers(program: Program) -> frozenset[str]:
+    return frozenset(tensor.name for tensor in _tensors(program) if tensor.dtype == "int")
+
+
+def _tensors(program: Program) -> tuple[Tensor, ...]:
+    return (*program.inputs, *program.outputs, *program.buffers)
+
+
 class Executable:
     """A tile program as compiled Python.
 
-    `threads` is how many run at a time, by default as many as this process has processors. The
-    text in `source` is that for inputs of float32 (or all of float64) and int32; other mixtures
-    are written when they first come. `lists` are the block lists of the last call, by buffer.
+    `threads` is how many run at a time, by default as many as this process has processors. `source`
+    is what `text` gives, where that is there; other mixtures of types are written when they first
+    come. `lists` are the block lists of the last call, by buffer.
     """
 
-    def __init__(self, program: Program, threads: int | None = None) -> None:
+    def __init__(
+        self, program: Program, threads: int | None = None, source: str | None = None
+    ) -> None:
         self.program = program
         self.threads = threads or available()
         self.counters = Counters()
-        usual = frozenset(t.name for t in self._tensors() if t.dtype == "int")
-        self.source = emit(program, usual)
+        self.source = text(program) if source is None else source
         self._modules: dict[frozenset[str], list[KernelFunction]] = {
-            usual: _functions(program, self.source)
+            _integers(program): _functions(program, self.source)
         }
         self.lists: dict[str, Array] = {}
         self._listed: dict[str, bytes] = {}
         self._idle: dict[int, list[Scratch]] = {n: [] for n in range(len(program.kernels))}
-
-    def _tensors(self) -> tuple[Tensor, ...]:
-        return (*self.program.inputs, *self.program.outputs, *self.program.buffers)
 
     def run(self, arrays: Mapping[str, Array], extents: Mapping[str, int]) -> dict[str, Array]:
         """The outputs by name; `extents` holds the extent of every rank of the inputs."""
@@ -152,7 +163,7 @@ class Executable:
         arithmetic = {"int": np.dtype(np.int64), "bool": np.dtype(np.bool_)}
         widened = frozenset(
             tensor.name
-            for tensor in self._tensors()
+            for tensor in _tensors(self.program)
             if memory[tensor.name].dtype != arithmetic.get(tensor.dtype, real)
         )
         if widened not in self._modules:

@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attnc.backends import launch, triton_source
+from attnc.backends import launch, tiles, triton_source
 from attnc.backends.binding import Array
 from attnc.backends.interpreter import run as evaluate
-from attnc.backends.tiles import Executable
 from attnc.calling import Compiled
 from attnc.crossover import Crossover
 from attnc.explanation import explain
@@ -82,7 +81,7 @@ def stages(
     source = (
         triton_source.emit(program, heading(cascade, optimized))
         if target == "triton"
-        else Executable(program).source
+        else tiles.text(program)
     )
     see("emit", source)
     return Result(cascade, optimized, program, source)
@@ -125,12 +124,12 @@ def compile(
         return Compiled(cascade, backend, str(cascade), cascade)
     result = stages(cascade, backend, dtype=dtype, sizes=sizes, observe=observe)
 
-    def executable(result: Result) -> Executable | launch.Kernel:
+    def executable(result: Result) -> tiles.Executable | launch.Kernel:
         if backend == "numpy":
-            return Executable(result.program, threads)
+            return tiles.Executable(result.program, threads, result.source)
         return launch.Kernel(result.program, result.source)
 
-    def regrouped(sums: frozenset[str]) -> Executable | launch.Kernel:
+    def regrouped(sums: frozenset[str]) -> tiles.Executable | launch.Kernel:
         return executable(stages(cascade, backend, dtype=dtype, regroup=sums))
 
     runner = executable(result)

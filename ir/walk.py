@@ -22,13 +22,13 @@ from attnc.ir.expr import (
 
 def children(expr: Expr) -> tuple[Expr, ...]:
     """The expressions directly inside one."""
-    match expr:
-        case Const() | Index() | Extent() | Param() | Tile():
+    match expr:  # The usual ones first: a compiler looks at millions.
+        case Map():
+            return expr.args
+        case Index() | Const() | Extent() | Param() | Tile():
             return ()
-        case Access(_, subscripts):
-            return subscripts
-        case Map(_, args):
-            return args
+        case Access():
+            return expr.subscripts
         case Cast(_, body):
             return (body,)
         case Reduce(_, _, body, where) | Populate(_, _, body, where):

@@ -57,10 +57,17 @@ class Mapping:
         tiles = {**self.tiles, **dict.fromkeys(ranks, 1)}
         return replace(self, long=self.long | set(ranks), tiles=tiles)
 
-    def grid(self, cascade: Cascade, root: str, stored: Collection[str] = ()) -> dict[str, int]:
+    def grid(
+        self,
+        cascade: Cascade,
+        root: str,
+        stored: Collection[str] = (),
+        streamed: dict[str, set[str]] | None = None,
+    ) -> dict[str, int]:
         """The ranks along which the kernel of a root is cut, with the tile of each.
 
-        What is in `stored` is there already: its kernels are others.
+        What is in `stored` is there already: its kernels are others. `streamed` is what the method
+        of that name gives, where it is known.
         """
         stepped = cascade.iterative()
         inside = closure(cascade, root, set(stored)) if stored else stepped
@@ -68,7 +75,9 @@ class Mapping:
         whole = {rank for name in inside if loops for rank in _within(cascade, name, stored)}
         ranks = [rank for rank in cascade.axes(root) if rank not in loops | whole]
         cut = [r for r in ranks if r in self.long and r not in cascade.batch]
-        burden = self._burden(cascade)
+        varying = self.streamed(cascade) if streamed is None else streamed
+        burden = {rank: len(tensors) for rank, tensors in varying.items()}
+        # A tile of a rank with little of it shares what is streamed: queries share the keys.
         rows = min(reversed(cut), key=lambda rank: burden.get(rank, 0), default="")
         found: dict[str, int] = {}
         for rank in ranks:
@@ -78,7 +87,7 @@ class Mapping:
                 )
                 found[rank] = self.tiles.get(rank, self.target.together) if several else 1
             elif rank in cut:
-                wide = rank == rows and not self._apart(cascade, rank, ranks)
+                wide = rank == rows and not self._apart(cascade, varying, rank, ranks)
                 size = self._rows(rank) if wide else 1
                 if rank == ranks[-1] and burden.get(rank, 0) == 1:
                     size = self._columns(rank)
@@ -90,9 +99,7 @@ class Mapping:
                     return {**found, rank: self._rows(rank)}
         return found
 
-    def rows_alone(
-        self, cascade: Cascade, root: str, stored: Collection[str] = ()
-    ) -> dict[str, int]:
+    def rows_alone(self, cascade: Cascade, root: str) -> dict[str, int]:
         """The grid of a kernel whose rows share nothing: one of them an instance."""
         axes = cascade.axes(root)
         cut = {*axes[:-1], *cascade.batch, *self.long}
@@ -107,21 +114,14 @@ class Mapping:
         """The tile of a long last rank: as wide as a head, for what is streamed is as wide."""
         return min(COLUMNS, self._rows(rank))
 
-    def _burden(self, cascade: Cascade) -> dict[str, int]:
-        """For each rank how many inputs that a loop streams vary with it.
-
-        A tile of a rank with little of it shares what is streamed: queries share the keys.
-        """
-        varying = self.streamed(cascade)
-        return {rank: len(tensors) for rank, tensors in varying.items()}
-
-    def _apart(self, cascade: Cascade, rank: str, axes: list[str]) -> bool:
+    def _apart(
+        self, cascade: Cascade, streamed: dict[str, set[str]], rank: str, axes: list[str]
+    ) -> bool:
         """Whether each position of a rank has a product of its own, of two matrices that differ.
 
         All that is streamed varies with it, and each of two short ranks only with a part of that:
         several positions would share nothing, and their products would be none of matrices.
         """
-        streamed = self.streamed(cascade)
         every = {tensor for tensors in streamed.values() for tensor in tensors}
         short = [own for own in axes if own not in self.long and own not in cascade.batch]
         sides = [own for own in short if streamed.get(own, every) < every]

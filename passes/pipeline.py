@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from attnc.ir.cascade import Cascade, Refusal, Step, rank_of
 from attnc.ir.expr import Extent, Param, Populate, Reduce
 from attnc.ir.print_expr import print_expr
-from attnc.ir.source import CompileError, InvalidIR
+from attnc.ir.source import InvalidIR
 from attnc.ir.targets import TARGETS
 from attnc.ir.tile import Kernel, Program
 from attnc.ir.walk import accesses, subterms
@@ -24,6 +24,7 @@ from attnc.passes.extents import Extents
 from attnc.passes.fiber import fiber
 from attnc.passes.fit import fit
 from attnc.passes.fold_scale import fold_scale
+from attnc.passes.groups import groups
 from attnc.passes.logsumexp import expand_logsumexp
 from attnc.passes.loops import Share
 from attnc.passes.lower import KernelWriter, buffer
@@ -34,7 +35,7 @@ from attnc.passes.orient import orient
 from attnc.passes.own_ranks import under_own_ranks
 from attnc.passes.pack import pack
 from attnc.passes.partition import mixed_radix
-from attnc.passes.placed import Place, placed
+from attnc.passes.placed import placed
 from attnc.passes.positions import inline_positions
 from attnc.passes.ranked import count_places
 from attnc.passes.recompute import recompute_parts
@@ -480,93 +481,3 @@ def stream(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Streamed
             cascade, stored = made.cascade, (*stored, *made.stored)
             splits[result.outer] = made
     return Streamed(cascade, splits, tuple(notes))
-
-
-def groups(
-    cascade: Cascade, stored: tuple[str, ...], plan: Mapping, places: dict[str, Place]
-) -> list[tuple[tuple[str, ...], dict[str, int]]]:
-    """Outputs and stored tensors by kernel, in an order in which each reads only earlier ones.
-
-    What needs each other turn by turn of a recurrence is one kernel.
-    """
-    order = [einsum.target for einsum in cascade.einsums]
-    parts = {place.tensor: root for root, place in places.items()}
-    wanted = {*(t.name for t in cascade.outputs), *stored}
-    roots = sorted({parts.get(name, name) for name in wanted}, key=order.index)
-    reads = {
-        root: {parts.get(name, name) for name in _stored_reads(cascade, root, set(stored))}
-        for root in roots
-    }
-    found: list[tuple[list[str], dict[str, int]]] = []
-    place: dict[str, int] = {}
-    for turn in _turns(reads):
-        tiles = _tiles(cascade, turn[0], stored, plan, places)
-        for other in turn[1:]:
-            if _tiles(cascade, other, stored, plan, places) != tiles:
-                raise CompileError(
-                    f"{turn[0]} and {other} need each other in every step, and no tiles fit both",
-                    cascade.definitions(other)[-1].span,
-                    code="E302",
-                )
-        needs = {place[name] for root in turn for name in reads[root] if name in place}
-        number = max(needs, default=-1) + 1
-        while number < len(found) and found[number][1] != tiles:
-            number += 1
-        if number == len(found):
-            found.append(([], tiles))
-        found[number][0].extend(turn)
-        place.update(dict.fromkeys(turn, number))
-    return [(tuple(names), tiles) for names, tiles in found]
-
-
-def _turns(reads: dict[str, set[str]]) -> list[list[str]]:
-    """Roots in an order in which each reads earlier ones, those together that read each other."""
-    import networkx as nx
-
-    graph = nx.DiGraph([(name, root) for root, names in reads.items() for name in names])
-    graph.add_nodes_from(reads)
-    order = {root: place for place, root in enumerate(reads)}
-    whole = nx.condensation(graph)
-    members = {node: sorted(whole.nodes[node]["members"], key=order.__getitem__) for node in whole}
-    first = {node: order[names[0]] for node, names in members.items()}
-    return [members[n] for n in nx.lexicographical_topological_sort(whole, first.__getitem__)]
-
-
-def _tiles(
-    cascade: Cascade,
-    root: str,
-    stored: tuple[str, ...],
-    plan: Mapping,
-    places: dict[str, Place],
-) -> dict[str, int]:
-    """The grid that a root asks for."""
-    alone = plan.target.processors and _merges(cascade, root, set(stored), plan)
-    rows = plan.rows_alone if alone else plan.grid
-    cuts = plan.cuts.get(places[root].tensor if root in places else root, {})
-    return rows(cascade, root, set(stored)) | cuts
-
-
-def _merges(cascade: Cascade, root: str, stored: set[str], plan: Mapping) -> bool:
-    """Whether all that a root reduces are the parts of split reductions."""
-    inside = closure(cascade, root, stored)
-    reduced = {
-        rank
-        for einsum in inside.values()
-        for term in subterms(einsum.body)
-        if isinstance(term, Reduce)
-        for rank in term.ranks
-    }
-    return bool(reduced) and reduced <= plan.merged and not inside.keys() & cascade.iterative()
-
-
-def _stored_reads(cascade: Cascade, root: str, stored: set[str]) -> set[str]:
-    """The stored tensors that a root reads, directly or through what is computed with it."""
-    inside = closure(cascade, root, stored)
-    return {
-        access.tensor
-        for einsum in cascade.einsums
-        if einsum.target in inside
-        for expr in (einsum.body, einsum.where)
-        for access in accesses(expr)
-        if access.tensor in stored and access.tensor != root
-    }
