@@ -32,9 +32,8 @@ def shared(
 ) -> list[tuple[Expr, Expr, str]]:
     """The share of one of several instances: as many iterations as each of the others, or fewer.
 
-    What is shared is what there is to do, piece after piece, not all there could be: entries of
-    different lengths keep all instances busy, and so does a window far from its sink
-    (LeanAttention, 2024).
+    What is shared is what there is to do, piece after piece, not all there could be: a short entry
+    keeps all its instances busy, and so does a window far from its sink.
     """
     runs: list[list[tuple[Expr, Expr, str]]] = []
     for part in parts:

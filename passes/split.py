@@ -10,7 +10,7 @@
 A state corrected by H(y_new) / H(y_old) is a monoid: what takes a part's value of y to that of all
 parts is the correction that took it from tile to tile. Legal for any division of the tiles among
 the parts, so a kernel may give each part as many live ones as the others. This is split-K as in
-Flash-Decoding (Dao et al., 2023), with the uneven ranges of LeanAttention (2024).
+Flash-Decoding (Dao et al., 2023), merged by the associative rescaling of LeanAttention (2024).
 """
 
 from __future__ import annotations
