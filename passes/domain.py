@@ -33,7 +33,42 @@ Predicates = tuple[Expr, ...]
 
 
 def union(*groups: Predicates) -> Predicates:
-    return tuple(dict.fromkeys(part for group in groups for part in group))
+    """Predicates that hold together, choices by one condition as one.
+
+    `c and A or not c` and `c or not c and A` are A.
+    """
+    parts = dict.fromkeys(part for group in groups for part in group)
+    choices: dict[Expr, list[Predicates]] = {}
+    plain: dict[Expr, None] = {}
+    for part in parts:
+        found = _chosen(part)
+        if found is None:
+            plain[part] = None
+        else:
+            condition, sides = found[0], choices.setdefault(found[0], [(), ()])
+            choices[condition] = [(*old, *new) for old, new in zip(sides, found[1:])]
+    for condition, (first, second) in choices.items():
+        left, right = (
+            dict.fromkeys(part for part in side if part not in plain) for side in (first, second)
+        )
+        if left.keys() == right.keys():
+            plain.update(left)
+        else:
+            plain.update(dict.fromkeys(_either(condition, tuple(left), tuple(right))))
+    return tuple(plain)
+
+
+def _chosen(part: Expr) -> tuple[Expr, Predicates, Predicates] | None:
+    """The condition of a predicate that `_either` made, and what it says on both sides."""
+    match part:
+        case Map("or", (first, second)):
+            left, right = conjuncts(first), conjuncts(second)
+            match right[0]:
+                case Map("not", (condition,)) if left[: len(conjuncts(condition))] == conjuncts(
+                    condition
+                ):
+                    return condition, left[len(conjuncts(condition)) :], right[1:]
+    return None
 
 
 class Domains:

@@ -11,6 +11,8 @@ variables a kernel cuts while it goes along the rank of the steps:
 
     D[t, d] = T[|t|, t, d]                  T_own[n, d] = T[|t|, n, d]
                                             D[t, d]     = T_own[t, d]
+
+So is an end that a `where` asks for, since whoever reads what exists there asks again.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import replace
 
 from attnc.ir.cascade import Cascade, Einsum, Left, rank_of
 from attnc.ir.expr import Access, Expr, Extent, Index, Reduce
-from attnc.passes.clean import rewritten
+from attnc.ir.walk import rewrite
 from attnc.passes.fiber import Names
 
 
@@ -31,30 +33,32 @@ def under_own_ranks(cascade: Cascade) -> Cascade:
 def _ends(cascade: Cascade) -> Cascade:
     stepped = cascade.iterative()
     lefts = {einsum.target: einsum.ranks for einsum in cascade.einsums}
-    loops = {rank for _, rank in stepped.values()}
+    loops = {Index(rank) for _, rank in stepped.values()}
     names = Names(cascade)
     einsums: list[Einsum] = []
     made: dict[str, str] = {}
 
-    def rule(term: Expr) -> Expr | None:
+    def end(term: Expr) -> Expr | None:
         if not isinstance(term, Access) or term.tensor not in stepped:
             return None
         axis, rank = stepped[term.tensor]
-        others = term.subscripts[:axis] + term.subscripts[axis + 1 :]
-        crossed = any(isinstance(s, Index) and s.rank in loops for s in others)
-        if term.subscripts[axis] != Extent(rank) or not crossed:
+        if term.subscripts[axis] != Extent(rank):
             return None
-        own = lefts[term.tensor][:axis] + lefts[term.tensor][axis + 1 :]
         if term.tensor not in made:
+            own = [Index(r) for r in lefts[term.tensor]]
+            last = Access(term.tensor, (*own[:axis], Extent(rank), *own[axis + 1 :]), term.span)
+            left = tuple(Left(r.rank) for r in (*own[:axis], *own[axis + 1 :]))
             made[term.tensor] = names.fresh(f"{term.tensor}_own")
-            place = [Index(r) for r in lefts[term.tensor]]
-            end = Access(term.tensor, (*place[:axis], Extent(rank), *place[axis + 1 :]), term.span)
-            left = tuple(Left(r) for r in own)
-            einsums.append(Einsum(made[term.tensor], left, end, span=term.span))
+            einsums.append(Einsum(made[term.tensor], left, last, span=term.span))
+        others = term.subscripts[:axis] + term.subscripts[axis + 1 :]
         return Access(made[term.tensor], others, term.span)
 
+    def crossing(term: Expr) -> Expr | None:
+        return end(term) if isinstance(term, Access) and loops & {*term.subscripts} else None
+
     for einsum in cascade.einsums:
-        einsums.append(rewritten(einsum, rule))
+        where = None if einsum.where is None else rewrite(einsum.where, end)
+        einsums.append(replace(einsum, body=rewrite(einsum.body, crossing), where=where))
     return replace(cascade, einsums=tuple(einsums)) if made else cascade
 
 
