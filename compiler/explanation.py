@@ -10,7 +10,8 @@ from attnc.ir.cascade import Cascade, Einsum, Refusal, Step
 from attnc.ir.printer import print_einsum
 from attnc.ir.source import Span, excerpt
 from attnc.passes.normalise import normalise
-from attnc.passes.pipeline import is_part, optimize, unscanned_prefixes
+from attnc.passes.partition import is_part
+from attnc.passes.pipeline import optimize, unscanned_prefixes
 from attnc.passes.recurrences.chunk import chunk
 from attnc.passes.recurrences.recurrence import NoRecurrence
 from attnc.passes.report import Report, analyze

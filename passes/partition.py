@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import sympy
 
-from attnc.ir.cascade import base
+from attnc.ir.cascade import Cascade, base, rank_of
 from attnc.ir.expr import Const, Expr, Extent, Index, Map, Param
 from attnc.ir.source import CompileError
-from attnc.ir.walk import subterms
+from attnc.ir.walk import accesses, subterms
 from attnc.passes.depend import Dependences
-from attnc.passes.symbolic import extent_symbol, to_sympy
+from attnc.passes.symbolic import extent_symbol, extents, to_sympy
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +121,16 @@ def scalar(expr: Expr, extents: Mapping[str, sympy.Expr]) -> sympy.Expr | None:
         return to_sympy(expr, extents)
     except CompileError:
         return None
+
+
+def is_part(cascade: Cascade, rank: str) -> bool:
+    """Whether a rank is declared: a part of another that is cut already, its positions tiles."""
+    if not any(decl.name == rank for decl in cascade.ranks):
+        return False
+    classes, values = rank_of(cascade), extents(cascade)
+    return any(
+        rank in mixed_radix(subscript, classes, values)[:-1]
+        for einsum in cascade.einsums
+        for access in (*accesses(einsum.body), *accesses(einsum.where))
+        for subscript in access.subscripts
+    )

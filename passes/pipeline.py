@@ -7,7 +7,7 @@ that to the tile program of a target. Both show every intermediate to one `obser
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from attnc.ir.cascade import Cascade, Refusal, Step, rank_of
 from attnc.ir.expr import Extent, Param, Populate, Reduce
@@ -15,7 +15,7 @@ from attnc.ir.print_expr import print_expr
 from attnc.ir.source import InvalidIR
 from attnc.ir.targets import TARGETS
 from attnc.ir.tile import Kernel, Program
-from attnc.ir.walk import accesses, subterms
+from attnc.ir.walk import subterms
 from attnc.passes.blocks import Blocks
 from attnc.passes.count_passes import count_passes
 from attnc.passes.cut import Cut, closure, cut, heavy
@@ -30,22 +30,18 @@ from attnc.passes.loops import Share
 from attnc.passes.lower import KernelWriter, buffer
 from attnc.passes.mapping import Mapping, check_schedule, mapping
 from attnc.passes.normalise import normalise
-from attnc.passes.online import Running, online
+from attnc.passes.online import online
 from attnc.passes.orient import orient
 from attnc.passes.own_ranks import under_own_ranks
 from attnc.passes.pack import pack
-from attnc.passes.partition import mixed_radix
+from attnc.passes.partition import is_part
 from attnc.passes.placed import placed
 from attnc.passes.positions import inline_positions
 from attnc.passes.ranked import count_places
 from attnc.passes.recompute import recompute_parts
-from attnc.passes.recurrences.apart import apart
-from attnc.passes.recurrences.chunk import chunk
 from attnc.passes.recurrences.prefix import Kept, prefixes, unscanned
 from attnc.passes.recurrences.reassociate import Work, crossovers, reassociate
-from attnc.passes.recurrences.recurrence import NoRecurrence
-from attnc.passes.split import CannotSplit, Split, split
-from attnc.passes.symbolic import extents
+from attnc.passes.stream import in_chunks, stream, told
 from attnc.passes.tiling import CannotTile
 from attnc.passes.turns import keep_turns
 from attnc.passes.vanish import vanish
@@ -74,19 +70,6 @@ def repeated(cascade: Cascade, counts: dict[str, int]) -> tuple[str, ...]:
     }
     more = [rank for rank, count in counts.items() if count > 1 and rank not in tiles]
     return tuple(rank for rank in more if fiber(cascade, rank).reductions)
-
-
-def is_part(cascade: Cascade, rank: str) -> bool:
-    """Whether a rank is declared: a part of another that is cut already, its positions tiles."""
-    if not any(decl.name == rank for decl in cascade.ranks):
-        return False
-    classes, values = rank_of(cascade), extents(cascade)
-    return any(
-        rank in mixed_radix(subscript, classes, values)[:-1]
-        for einsum in cascade.einsums
-        for access in (*accesses(einsum.body), *accesses(einsum.where))
-        for subscript in access.subscripts
-    )
 
 
 def expand(cascade: Cascade) -> Cascade:
@@ -178,14 +161,6 @@ def run_reductions(cascade: Cascade) -> Cascade:
             result.cascade, derivation=(*cascade.derivation, *steps), refusals=refusals
         )
     return cascade
-
-
-def told(running: Running, rank: str) -> str:
-    """What became of a reduction, in a sentence."""
-    return (
-        f"{running.einsum} runs along {rank}, its state corrected by {running.correction} "
-        "whenever a tile changes what it waits for"
-    )
 
 
 def kept(cascade: Cascade, ranks: tuple[str, ...]) -> tuple[Refusal, ...]:
@@ -370,114 +345,3 @@ def _program(
     )
     inner = {Param(name) for name in cascade.tiles}
     return program, frozenset(d.name for d in cascade.ranks if d.extent in inner)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunks:
-    """A cascade whose linear recurrences go by chunks, what is stored, the ranks along which its
-    recurrences go, those of chunks that stand side by side, and the story."""
-
-    cascade: Cascade
-    stored: tuple[str, ...]
-    ranks: tuple[str, ...]
-    parallel: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def in_chunks(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Chunks:
-    """Put every linear recurrence in chunks, and say of the others why they go by steps."""
-    notes: list[str] = []
-    ranks: list[str] = []
-    parallel: list[str] = []
-    for rank in dict.fromkeys(own for _, own in cascade.iterative().values()):
-        sizes = plan.chunk(rank)
-        if is_part(cascade, rank):
-            continue
-        ranks.append(rank)
-        if sizes[0] < 2:
-            continue
-        wide = _long_states(cascade, rank, plan)
-        if wide:
-            notes.append(f"no chunks: {rank} goes by steps, because its state has the long {wide}")
-            continue
-        try:
-            made = chunk(cascade, rank, sizes, stored)
-        except (NoRecurrence, CannotTile) as error:
-            notes.append(
-                f"no chunks: {rank} goes by steps, because {error.einsum.target} {error.reason}"
-            )
-            continue
-        ranks.append(made.outer)
-        if plan.apart(cascade, rank, made.size):
-            cascade, between = apart(made.cascade, made.outer)
-            stored = (*stored, *between)
-            parallel.append(made.outer)
-        else:
-            cascade = made.cascade
-        notes.extend(
-            f"chunk: {step.target} goes from chunk to chunk of {made.size}: {told}"
-            for step, _, told in made.told
-        )
-    notes.extend(f"apart: {rank} stands side by side, but for the sweep" for rank in parallel)
-    return Chunks(cascade, stored, tuple(ranks), tuple(parallel), tuple(notes))
-
-
-def _long_states(cascade: Cascade, rank: str, plan: Mapping) -> str:
-    """The ranks of the states along a rank that do not lie whole within a tile."""
-    ranks = {
-        own
-        for name, (_, stepped) in cascade.iterative().items()
-        if stepped == rank
-        for own in cascade.axes(name)
-        if own != rank and own not in cascade.batch and own in plan.long
-    }
-    return ", ".join(sorted(ranks))
-
-
-@dataclass(frozen=True, slots=True)
-class Streamed:
-    """A cascade whose reductions run, the splits among them by the rank of their tiles, and the
-    story."""
-
-    cascade: Cascade
-    splits: dict[str, Split]
-    notes: tuple[str, ...]
-
-
-def stream(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Streamed:
-    """Make every reduction over a long rank a running one, and say where that cannot be.
-
-    A rank that cannot be cut lies whole within a tile: right, but at the cost of its length.
-    Raises CompileError where a schedule splits what cannot be split.
-    """
-    notes: list[str] = []
-    splits: dict[str, Split] = {}
-    single = plan.one_by_one(cascade)
-    for rank in sorted(plan.long):
-        if not fiber(cascade, rank).reductions:
-            plan.refuse_split(cascade, rank, "no Einsum reduces over it alone")
-            continue
-        tile = 1 if is_part(cascade, rank) or rank in single else plan.stream
-        try:
-            result = online(cascade, rank, tile, stored)
-        except CannotTile as error:
-            reason = f"{error.einsum.target} {error.reason}"
-            notes.append(f"whole tile: {rank} is not cut, because {reason}")
-            plan.refuse_split(cascade, rank, reason)
-            continue
-        notes.extend(f"running {r.law}: {told(r, rank)}" for r in result.running)
-        parts = plan.parts(cascade, rank, tile)
-        cascade = result.cascade
-        if parts > 1:
-            try:
-                made = split(result, parts)
-            except CannotSplit as error:
-                notes.append(f"no split: {rank} is not split, because {error.reason}")
-                plan.refuse_split(cascade, rank, error.reason)
-                continue
-            notes.append(
-                f"split: {parts} parts of {rank} run side by side, then their states merge"
-            )
-            cascade, stored = made.cascade, (*stored, *made.stored)
-            splits[result.outer] = made
-    return Streamed(cascade, splits, tuple(notes))

@@ -1,0 +1,138 @@
+"""Put the long ranks of a cascade into loops: recurrences by chunks, reductions by running states.
+
+What cannot be is left as it is, with a note for the heading of the kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnc.ir.cascade import Cascade
+from attnc.passes.fiber import fiber
+from attnc.passes.mapping import Mapping
+from attnc.passes.online import Running, online
+from attnc.passes.partition import is_part
+from attnc.passes.recurrences.apart import apart
+from attnc.passes.recurrences.chunk import chunk
+from attnc.passes.recurrences.recurrence import NoRecurrence
+from attnc.passes.split import CannotSplit, Split, split
+from attnc.passes.tiling import CannotTile
+
+
+def told(running: Running, rank: str) -> str:
+    """What became of a reduction, in a sentence."""
+    return (
+        f"{running.einsum} runs along {rank}, its state corrected by {running.correction} "
+        "whenever a tile changes what it waits for"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """A cascade whose linear recurrences go by chunks, what is stored, the ranks along which its
+    recurrences go, those of chunks that stand side by side, and the story."""
+
+    cascade: Cascade
+    stored: tuple[str, ...]
+    ranks: tuple[str, ...]
+    parallel: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def in_chunks(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Chunks:
+    """Put every linear recurrence in chunks, and say of the others why they go by steps."""
+    notes: list[str] = []
+    ranks: list[str] = []
+    parallel: list[str] = []
+    for rank in dict.fromkeys(own for _, own in cascade.iterative().values()):
+        sizes = plan.chunk(rank)
+        if is_part(cascade, rank):
+            continue
+        ranks.append(rank)
+        if sizes[0] < 2:
+            continue
+        wide = _long_states(cascade, rank, plan)
+        if wide:
+            notes.append(f"no chunks: {rank} goes by steps, because its state has the long {wide}")
+            continue
+        try:
+            made = chunk(cascade, rank, sizes, stored)
+        except (NoRecurrence, CannotTile) as error:
+            notes.append(
+                f"no chunks: {rank} goes by steps, because {error.einsum.target} {error.reason}"
+            )
+            continue
+        ranks.append(made.outer)
+        if plan.apart(cascade, rank, made.size):
+            cascade, between = apart(made.cascade, made.outer)
+            stored = (*stored, *between)
+            parallel.append(made.outer)
+        else:
+            cascade = made.cascade
+        notes.extend(
+            f"chunk: {step.target} goes from chunk to chunk of {made.size}: {told}"
+            for step, _, told in made.told
+        )
+    notes.extend(f"apart: {rank} stands side by side, but for the sweep" for rank in parallel)
+    return Chunks(cascade, stored, tuple(ranks), tuple(parallel), tuple(notes))
+
+
+def _long_states(cascade: Cascade, rank: str, plan: Mapping) -> str:
+    """The ranks of the states along a rank that do not lie whole within a tile."""
+    ranks = {
+        own
+        for name, (_, stepped) in cascade.iterative().items()
+        if stepped == rank
+        for own in cascade.axes(name)
+        if own != rank and own not in cascade.batch and own in plan.long
+    }
+    return ", ".join(sorted(ranks))
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A cascade whose reductions run, the splits among them by the rank of their tiles, and the
+    story."""
+
+    cascade: Cascade
+    splits: dict[str, Split]
+    notes: tuple[str, ...]
+
+
+def stream(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Streamed:
+    """Make every reduction over a long rank a running one, and say where that cannot be.
+
+    A rank that cannot be cut lies whole within a tile: right, but at the cost of its length.
+    Raises CompileError where a schedule splits what cannot be split.
+    """
+    notes: list[str] = []
+    splits: dict[str, Split] = {}
+    single = plan.one_by_one(cascade)
+    for rank in sorted(plan.long):
+        if not fiber(cascade, rank).reductions:
+            plan.refuse_split(cascade, rank, "no Einsum reduces over it alone")
+            continue
+        tile = 1 if is_part(cascade, rank) or rank in single else plan.stream
+        try:
+            result = online(cascade, rank, tile, stored)
+        except CannotTile as error:
+            reason = f"{error.einsum.target} {error.reason}"
+            notes.append(f"whole tile: {rank} is not cut, because {reason}")
+            plan.refuse_split(cascade, rank, reason)
+            continue
+        notes.extend(f"running {r.law}: {told(r, rank)}" for r in result.running)
+        parts = plan.parts(cascade, rank, tile)
+        cascade = result.cascade
+        if parts > 1:
+            try:
+                made = split(result, parts)
+            except CannotSplit as error:
+                notes.append(f"no split: {rank} is not split, because {error.reason}")
+                plan.refuse_split(cascade, rank, error.reason)
+                continue
+            notes.append(
+                f"split: {parts} parts of {rank} run side by side, then their states merge"
+            )
+            cascade, stored = made.cascade, (*stored, *made.stored)
+            splits[result.outer] = made
+    return Streamed(cascade, splits, tuple(notes))
