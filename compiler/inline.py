@@ -12,7 +12,7 @@ becomes the Einsums of `softmax` under fresh names, over `S`, batched over p:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from attnc.ir.cascade import Cascade, Einsum, Left, RankDecl, rank_of, variables
@@ -99,6 +99,7 @@ def place(
     ]
     computed = frozenset(einsum.target for einsum in hoisted)
     renamed = _matched(callee, bracket, given, held, computed, here)
+    _vary(callee, [rank for rank in bracket if rank not in callee.batch], renamed, held)
     return _Placing(callee, renamed, held, here).run(hoisted)
 
 
@@ -163,6 +164,22 @@ def _matched(
     scope = {*here.batch, *(rank for arg in arguments for rank in free_in_order(arg))}
     known.update((rank, rank) for rank in callee.batch if rank not in known and rank in scope)
     return known
+
+
+def _vary(
+    callee: Cascade,
+    bracket: Sequence[str],
+    renamed: Mapping[str, str],
+    arguments: Sequence[Access],
+) -> None:
+    """Refuse a rank to work along that no argument has: over one value, repeated, nobody asks."""
+    over = dict.fromkeys(rank for argument in arguments for rank in free_in_order(argument))
+    for rank in bracket:
+        if renamed[rank] not in over:
+            raise Misfit(
+                f"{callee.name} works along {renamed[rank]!r}, over which no argument varies",
+                f"they vary over {', '.join(over)}" if over else "",
+            )
 
 
 def _last(argument: Access, count: int, ahead: int | None) -> tuple[Expr | None, ...]:
