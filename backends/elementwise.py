@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from attnc.backends.binding import Array
-from attnc.ir.source import CompileError
+from attnc.backends.numpy_math import rounded
 
 Function = Callable[[list[Array]], Array]
 
@@ -108,11 +108,7 @@ FUNCTIONS: dict[str, Function] = {
 
 
 def cast(data: Array, dtype: str) -> Array:
-    """Data rounded to a type of the language, held in a NumPy type that can hold it.
-
-    bfloat16 rounds to nearest, ties to even. The 8-bit types need the package ml_dtypes; raises
-    CompileError where it is missing.
-    """
+    """Data rounded to a type of the language, held in a NumPy type that can hold it."""
     match dtype:
         case "int":
             return data.astype(np.int64)
@@ -124,26 +120,6 @@ def cast(data: Array, dtype: str) -> Array:
             return data.astype(np.float32)
         case "float" | "f64":
             return data.astype(np.float64) if dtype == "f64" else data
-        case "bf16":
-            return _bfloat16(data.astype(np.float32))
         case _:
-            return _eight_bits(data, dtype)
-
-
-def _bfloat16(data: Array) -> Array:
-    bits = np.ascontiguousarray(data).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(
-        0xFFFF0000
-    )
-    return np.where(np.isnan(data), data, rounded.view(np.float32)).reshape(data.shape)
-
-
-def _eight_bits(data: Array, dtype: str) -> Array:
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise CompileError(
-            f"rounding to {dtype} needs the package ml_dtypes", help="pip install ml_dtypes"
-        ) from None
-    kind = {"f8e4m3": ml_dtypes.float8_e4m3fn, "f8e5m2": ml_dtypes.float8_e5m2}[dtype]
-    return data.astype(kind).astype(np.float32)
+            narrow: Array = rounded(data, dtype).astype(np.float32)
+            return narrow

@@ -28,14 +28,13 @@ ONLY = {
     "lark": "compiler/parsing.py",
     "click": "compiler/cli.py",
     "matplotlib": "compiler/modelling.py",
-    "ml_dtypes": "backends/elementwise.py",
     "torch": "backends/launch.py",
     "triton": "backends/launch.py",
 }
 LATE = {
     "ir": {"sympy", "numpy"},
     "passes": {"networkx"},
-    "backends": {"ml_dtypes", "torch", "triton"},
+    "backends": {"torch", "triton"},
 }
 """Packages that a floor may import inside a function only, so that importing it stays quick."""
 
