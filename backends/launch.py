@@ -36,6 +36,9 @@ TEXTS = ("ttir", "ttgir", "llir", "ptx")
 FORMS = (*TEXTS, "cubin", "sass")
 """What a kernel can be compiled to, from Triton's own form to the machine's instructions."""
 
+CAPABILITIES = (70, 72, 75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
+"""GPUs that Triton writes code for; asked for another one, LLVM ends the process."""
+
 USUAL_EXTENT = 1024
 """Extent of a rank for which none is given: only that it divides by 16 enters the code."""
 
@@ -196,7 +199,7 @@ class Kernel:
         )
         _runnable(torch, device)
         result = self.launch(*(
-            value if isinstance(value, torch.Tensor) else torch.as_tensor(value).to(device)
+            value if isinstance(value, torch.Tensor) else _tensor(torch, value).to(device)
             for value in inputs.values()
         ))  # fmt: skip
         if any(isinstance(value, torch.Tensor) for value in inputs.values()):
@@ -353,12 +356,17 @@ def _compile(
     )
 
 
+def _tensor(torch: ModuleType, array: Any) -> Any:
+    """An array or number as a tensor in place; PyTorch has no negative strides, so those go."""
+    backwards = any(stride < 0 for stride in getattr(array, "strides", ()))
+    return torch.as_tensor(array.copy() if backwards else array)
+
+
 def _capability(target: str) -> int:
     found = re.fullmatch(r"sm_?(\d{2,3})[af]?", target)
-    if found is None:
-        raise CompileError(
-            f"no target {target!r}", help="a target is a compute capability such as sm_90"
-        )
+    if found is None or int(found[1]) not in CAPABILITIES:
+        known = ", ".join(f"sm_{number}" for number in CAPABILITIES)
+        raise CompileError(f"no target {target!r}", help=f"there are {known}")
     return int(found[1])
 
 

@@ -8,6 +8,15 @@ of two values that carry the same error), `tanh` and `softplus` follow from them
 from __future__ import annotations
 
 HELPERS = {
+    "integer": '''
+def integer(x):
+    """What a narrow or unsigned type holds, in a signed one of at least 32 bits to compute in."""
+    if x.dtype.primitive_bitwidth < 32:
+        return x.to(tl.int32)
+    if x.dtype.is_int_unsigned():
+        return x.to(tl.int64)
+    return x
+''',
     "floor_quotient": '''
 def floor_quotient(x, y):
     """x // y rounded down, as Python has it; the operator of Triton rounds towards zero."""

@@ -279,6 +279,9 @@ class Writer:
         tail = ""
         if kind == "raw" and "product" not in self.uses.get(load.name, ()):
             kind, tail = "real", ".to(REAL)"
+        head = "tl.load"
+        if kind == "int":
+            head, tail = f"{self.scope.helper('integer')}(tl.load", ")"
         parts = [self.address(load.tensor, load.subscripts, load.ranks)]
         masks = self.mask(load.where, load.ranks)
         if masks:
@@ -287,7 +290,7 @@ class Writer:
         if kind == "raw":
             self.scope.values[load.name] = Value(name, load.ranks, kind, f"{name}.dtype")
             self.sources[load.name] = load.tensor
-        self.assign(name, "tl.load", parts, tail)
+        self.assign(name, head, parts, tail)
 
     def compute(self, compute: Compute) -> None:
         text = self.text(compute.body, compute.ranks, compute.name)

@@ -248,11 +248,11 @@ def _width(
             extent = scope.extent(axis.extent.rank)
         else:
             extent = scope.namer.name(f"{axis.rank}_width")
-        least = f"max(16, {_POWER})" if dotted else _POWER
+        least = f"max({16 if dotted else 1}, {_POWER})"
         name = scope.namer.name(f"BLOCK_{axis.rank.upper()}")
         blocks[axis.extent] = (name, extent, least)
     name, extent, least = blocks[axis.extent]
-    if dotted and not least.startswith("max"):
+    if dotted:
         blocks[axis.extent] = (name, extent, f"max(16, {_POWER})")
     return Width(name, f"({position} < {extent}) | ({extent} == {name})")
 

@@ -122,6 +122,52 @@ def test_arrays_give_arrays() -> None:
     assert isinstance(found, np.ndarray) and np.array_equal(found, 2 * x)
 
 
+@inside
+def test_an_array_may_run_backwards() -> None:
+    x = np.arange(5.0)
+    assert run(elementwise(m("+", X, Y)), x[::-1], Y=x).tolist() == [4, 4, 4, 4, 4]
+
+
+@inside
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
+def test_integers_of_any_type_mean_the_same(dtype: str) -> None:
+    """100 + 100 leaves int8, 0 - 7 leaves what has no sign."""
+    text = (
+        "cascade c(n[k]: int, x[m]) -> y[k], z[k]: int, w[k]:\n"
+        "    y[k] = x[n[k] + n[k]]\n"
+        "    z[k] = n[k] - 7\n"
+        "    w[k] = sum[m where m < n[k] - 1](x[m])\n"
+    )
+    n, x = np.array([0, 5, 100], dtype), np.arange(300.0)
+    found = attnc.compile(attnc.parse(text)["c"], backend="triton")(n, x)
+    assert [part.tolist() for part in found] == [[0, 10, 200], [-7, -2, 93], [0, 6, 4851]]
+
+
+@inside
+def test_a_tile_of_no_points() -> None:
+    text = (
+        "cascade c(x[a, k]) -> s[a], t[a], l[a], i[a]: int:\n"
+        "    s[a] = sum[k](x[a, k])\n"
+        "    t[a] = max[k](x[a, k])\n"
+        "    l[a] = logsumexp[k](x[a, k])\n"
+        "    i[a] = argmax[k](x[a, k])\n"
+    )
+    found = attnc.compile(attnc.parse(text)["c"], backend="triton")(np.ones((1, 0)))
+    assert [part.tolist() for part in found] == [[0], [-math.inf], [-math.inf], [0]]
+
+
+@inside
+def test_an_extent_that_divides_by_zero_is_said() -> None:
+    text = (
+        "cascade c(Q[p, e], K[m, e]) -> L[p]:\n"
+        "    S[p, m] = Q[p, e] * K[m, e] / sqrt(|e|)\n"
+        "    L[p] = logsumexp[m](S[p, m])\n"
+    )
+    kernel = attnc.compile(attnc.parse(text)["c"], backend="triton")
+    with pytest.raises(CallError, match=r"\|e\| = 0"):
+        kernel(np.ones((2, 0)), np.ones((3, 0)))
+
+
 def _sigmoid(x: Any) -> Any:
     return 1 / (1 + np.exp(-x))
 
