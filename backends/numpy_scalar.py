@@ -241,6 +241,9 @@ class Scalars:
                 return f"(-{codes[0]})"
             case "not":
                 return f"(not {codes[0]})"
+            case "**" | "pow" if kind == "real":
+                # NumPy has no negative powers of integers.
+                return f"float(np.power(float({codes[0]}), {codes[1]}))"
             case "/" if isinstance(args[1], Const) and args[1].value:
                 return f"({codes[0]} / {codes[1]})"
             case "/":

@@ -57,7 +57,14 @@ def machine(name: str) -> Machine:
             f"no machine {name!r}, and no file of that name", Span(source, 0, 0),
             help=f"the shipped ones are {', '.join(shipped())}",
         )  # fmt: skip
-    return _Reader(Source(path.read_text(encoding="utf-8"), name)).machine()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "the text is not UTF-8"
+        raise CompileError(
+            f"cannot read {name}: {reason}", Span(Source("", name), 0, 0), code="E003"
+        ) from error
+    return _Reader(Source(text, name)).machine()
 
 
 @cache

@@ -50,9 +50,9 @@ class Compiled:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         call = bind(self.cascade, *self._views(args, kwargs))
         runner = self.runner if self.crossover is None else self.crossover.runner(call.extents)
-        if isinstance(runner, Kernel):
-            return runner(*args, **kwargs)
         try:
+            if isinstance(runner, Kernel):
+                return runner(*args, **kwargs)
             results = (
                 interpreter.run(self.cascade, call.arrays)
                 if runner is None
@@ -61,6 +61,8 @@ class Compiled:
         except ZeroDivisionError as error:
             extents = ", ".join(f"|{rank}| = {extent}" for rank, extent in call.extents.items())
             raise CallError(f"{self.cascade.name} divides by zero where {extents}") from error
+        except OverflowError as error:
+            raise CallError(f"an integer of {self.cascade.name} is too large: {error}") from error
         torch = _torch_of((*args, *kwargs.values()))
         if torch is None:
             return _outputs(self.cascade, results)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Integral, Real
 
 from attnc.ir.cascade import Cascade, ParamDecl
 from attnc.ir.source import CompileError, nearest
 
 Value = int | float | bool
+
+LARGEST = 2**63
+"""Integers end below it."""
 
 
 def with_params(cascade: Cascade, values: Mapping[str, Value]) -> Cascade:
@@ -39,8 +43,8 @@ def with_params(cascade: Cascade, values: Mapping[str, Value]) -> Cascade:
 
 def _check(decl: ParamDecl, value: Value) -> None:
     fits = {
-        "int": isinstance(value, int) and not isinstance(value, bool),
-        "float": isinstance(value, int | float) and not isinstance(value, bool),
+        "int": isinstance(value, Integral) and not isinstance(value, bool),
+        "float": isinstance(value, Real) and not isinstance(value, bool) and value == value,
         "bool": isinstance(value, bool),
     }
     if not fits.get(decl.dtype, False):
@@ -49,7 +53,20 @@ def _check(decl: ParamDecl, value: Value) -> None:
             decl.span,
             code="E112",
         )
+    if isinstance(value, Integral) and not -LARGEST <= value < LARGEST:
+        raise CompileError(
+            f"the value of parameter {decl.name} is too large",
+            decl.span,
+            "2^63 or more",
+            code="E040",
+        )
 
 
 def _typed(decl: ParamDecl, value: Value) -> Value:
-    return float(value) if decl.dtype == "float" else value
+    match decl.dtype:
+        case "int":
+            return int(value)
+        case "float":
+            return float(value)
+        case _:
+            return value

@@ -91,6 +91,58 @@ def test_an_unknown_backend_or_a_module_is_a_call_error() -> None:
         attnc.compile(module)
 
 
+def test_parameters_are_numbers_of_the_language() -> None:
+    text = (
+        "cascade c(X[p]) -> Y[p]:\n"
+        "    param W: int = 3\n"
+        "    param F: float = 1\n"
+        "    Y[p] = X[p] * W * F\n"
+    )
+    cascade = attnc.parse(text)["c"]
+    kernel = attnc.compile(cascade, W=np.int64(2), F=np.float32(0.5))
+    assert kernel(np.ones(2, np.float32)).tolist() == [1, 1]
+    for name, value in (("W", 2**63), ("F", 10**400), ("F", float("nan")), ("W", True)):
+        with pytest.raises(attnc.CompileError, match=name):
+            attnc.compile(cascade, **{name: value})
+
+
+@pytest.mark.parametrize("sizes", [{"m": -1}, {"m": 1.5}, {"mm": 3}])
+def test_verify_wants_extents_of_ranks(sizes: dict[str, int]) -> None:
+    with pytest.raises(attnc.CallError, match="m"):
+        attnc.verify(attnc.parse(PAIR)["pair"], sizes)
+
+
+def test_an_integer_that_has_no_room_is_a_call_error() -> None:
+    cascade = attnc.parse("cascade c(n[k]: int) -> s[]: int:\n    s[] = sum[k](n[k])\n")["c"]
+    with pytest.raises(attnc.CallError, match="too large"):
+        attnc.compile(cascade)(np.full(3, 2**30, np.int32))
+
+
+@pytest.mark.parametrize("backend", CPU)
+def test_integers_have_negative_powers(backend: str) -> None:
+    text = "cascade c(X[p]) -> Y[p]:\n    Y[p] = X[p] * 2 ** -1 + |p| ** -2\n"
+    kernel = attnc.compile(attnc.parse(text)["c"], backend=backend)
+    assert kernel(np.ones(2)).tolist() == [0.75, 0.75]
+
+
+@pytest.mark.parametrize("backend", CPU)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("f16", torch.float16), ("bf16", torch.bfloat16),
+        ("f8e4m3", torch.float8_e4m3fn), ("f8e5m2", torch.float8_e5m2),
+    ],
+)  # fmt: skip
+def test_a_cast_rounds_as_torch_does(backend: str, name: str, dtype: torch.dtype) -> None:
+    text = f"cascade c(X[p]) -> Y[p]:\n    Y[p] = cast(X[p], {name})\n"
+    x = (
+        torch.randn(500, generator=torch.Generator().manual_seed(0))
+        * 2.0 ** torch.arange(-20, 5)[torch.arange(500) % 25]
+    )
+    found = attnc.compile(attnc.parse(text)["c"], backend=backend)(x)
+    assert torch.equal(found, x.to(dtype).float())
+
+
 def test_errors_are_relative_to_the_largest_value() -> None:
     truth = np.array([4.0, 1e-9, -np.inf])
     assert relative_error(np.array([4.0, 2e-9, -np.inf]), truth) == pytest.approx(2.5e-10)

@@ -207,6 +207,21 @@ def test_a_broken_input_is_said(
     assert "cannot read" in capsys.readouterr().err
 
 
+def test_an_array_without_a_name_is_said(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    assert status("run", file, "--input", tmp_path / "one.npy") == 1
+    assert "numpy.savez" in capsys.readouterr().err
+
+
+def test_a_gpu_that_triton_does_not_know_is_said(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status("compile", file, "--emit", "ptx", "--target", "sm_99") == 1
+    assert "sm_90" in capsys.readouterr().err
+
+
 def test_arrays_that_do_not_fit_are_said(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
