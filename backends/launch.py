@@ -205,8 +205,8 @@ class Kernel:
         if any(isinstance(value, torch.Tensor) for value in inputs.values()):
             return result
         if isinstance(result, tuple):
-            return type(result)(*(part.cpu().numpy() for part in result))
-        return result.cpu().numpy()
+            return type(result)(*(_array(torch, part) for part in result))
+        return _array(torch, result)
 
     def launch(self, *tensors: Any) -> Any:
         """Run on tensors in the order of the inputs, all on one device that can run the kernels.
@@ -360,6 +360,12 @@ def _tensor(torch: ModuleType, array: Any) -> Any:
     """An array or number as a tensor in place; PyTorch has no negative strides, so those go."""
     backwards = any(stride < 0 for stride in getattr(array, "strides", ()))
     return torch.as_tensor(array.copy() if backwards else array)
+
+
+def _array(torch: ModuleType, tensor: Any) -> Any:
+    """A tensor as an array; of a type that NumPy lacks, widened to float32."""
+    lacking = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
+    return (tensor.float() if tensor.dtype in lacking else tensor).cpu().numpy()
 
 
 def _capability(target: str) -> int:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
 from attnc.backends.binding import evaluate_extent
+from attnc.backends.numpy_math import FORMATS, rounded
 from attnc.backends.numpy_source import emit
 from attnc.ir.algebra import BYTES
 from attnc.ir.cascade import FLOATS, Tensor, base
@@ -133,6 +134,9 @@ class Executable:
                     max(total.peak_live_bytes, counts[3]),
                 )
         self.counters = total
+        for tensor in self.program.outputs:
+            if tensor.dtype in FORMATS:
+                rounded(memory[tensor.name], tensor.dtype, out=memory[tensor.name])
         return {tensor.name: memory[tensor.name] for tensor in self.program.outputs}
 
     def _list(

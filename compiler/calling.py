@@ -14,7 +14,8 @@ import numpy as np
 
 from attnc.backends import interpreter
 from attnc.backends.binding import bind
-from attnc.backends.launch import Kernel
+from attnc.backends.launch import TORCH_TYPES, Kernel
+from attnc.backends.numpy_math import FORMATS
 from attnc.backends.tiles import Counters, Executable
 from attnc.crossover import Crossover
 from attnc.ir.cascade import FLOATS, Cascade
@@ -101,6 +102,9 @@ class Compiled:
         for tensor in self.cascade.outputs:
             if tensor.dtype == "float" and isinstance(first, torch.Tensor):
                 tensors[tensor.name] = tensors[tensor.name].to(first.dtype)
+            elif tensor.dtype in FORMATS:
+                kind = getattr(torch, TORCH_TYPES[tensor.dtype])
+                tensors[tensor.name] = tensors[tensor.name].to(kind)
         return tensors
 
 

@@ -143,6 +143,21 @@ def test_a_cast_rounds_as_torch_does(backend: str, name: str, dtype: torch.dtype
     assert torch.equal(found, x.to(dtype).float())
 
 
+NARROW = {"bf16": torch.bfloat16, "f8e4m3": torch.float8_e4m3fn, "f8e5m2": torch.float8_e5m2}
+
+
+@pytest.mark.parametrize("backend", CPU)
+@pytest.mark.parametrize("name", NARROW)
+def test_an_output_of_a_type_that_numpy_lacks(backend: str, name: str) -> None:
+    """A tensor of it, or an array of float32 that holds what it can hold."""
+    cascade = attnc.parse(f"cascade c(X[p]) -> Y[p]: {name}:\n    Y[p] = X[p]\n")["c"]
+    kernel = attnc.compile(cascade, backend=backend)
+    x = torch.linspace(-3, 3, 50)
+    wanted = x.to(NARROW[name])
+    assert kernel(x).dtype == NARROW[name]
+    assert np.array_equal(kernel(x.numpy()), wanted.float().numpy())
+
+
 def test_errors_are_relative_to_the_largest_value() -> None:
     truth = np.array([4.0, 1e-9, -np.inf])
     assert relative_error(np.array([4.0, 2e-9, -np.inf]), truth) == pytest.approx(2.5e-10)

@@ -289,6 +289,14 @@ def test_a_mistake_in_a_machine_is_shown_at_its_line(message: str, tmp_path: Pat
     assert CliRunner().invoke(app, [*command, *sizes]).exit_code != 0
 
 
+def test_a_machine_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_bytes(b"\xb4\x00\xff")
+    for unreadable in (path, tmp_path):
+        with pytest.raises(attnc.CompileError, match="cannot read"):
+            attnc.model(own_cascade("flat"), str(unreadable))
+
+
 def test_groups_that_a_recurrence_cannot_keep_up_with(tmp_path: Path) -> None:
     cascade = attnc.parse(
         "cascade r(X[t, d]) -> Y[t, d]:\n"

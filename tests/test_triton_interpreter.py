@@ -129,6 +129,14 @@ def test_an_array_may_run_backwards() -> None:
 
 
 @inside
+@pytest.mark.parametrize("dtype", ["bf16", "f8e4m3", "f8e5m2"])
+def test_arrays_of_a_type_that_numpy_lacks_are_widened(dtype: str) -> None:
+    text = f"cascade c(x[k]) -> y[k]: {dtype}, n[]:\n    y[k] = x[k]\n    n[] = sum[k](x[k])\n"
+    found = attnc.compile(attnc.parse(text)["c"], backend="triton")(np.arange(4, dtype="f4"))
+    assert found.y.dtype == np.float32 and found.y.tolist() == [0, 1, 2, 3] and found.n == 6
+
+
+@inside
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
 def test_integers_of_any_type_mean_the_same(dtype: str) -> None:
     """100 + 100 leaves int8, 0 - 7 leaves what has no sign."""
