@@ -166,8 +166,8 @@ class Domains:
                 found.append(inside)
         return union(*found)
 
-    def _natural(self, expr: Expr) -> bool:
-        """Whether an integer expression can be seen to be at least 0."""
+    def _natural(self, expr: Expr, occupied: str = "") -> bool:
+        """Whether an integer expression can be seen to be at least 0; `occupied` has a position."""
         match expr:
             case Index() | Extent():
                 return True
@@ -176,12 +176,38 @@ class Domains:
             case Param(name):
                 default = self.params.get(name)
                 return default is not None and default >= 0
-            case Map("+" | "*" | "//" | "max", args):
-                return all(self._natural(arg) for arg in args)
+            case Map("+" | "*" | "//" | "min", args):
+                return all(self._natural(arg, occupied) for arg in args)
+            case Map("max", args):
+                return any(self._natural(arg, occupied) for arg in args)
             case Map("%", (_, divisor)):
-                return self._natural(divisor)
+                return self._natural(divisor, occupied)
+            case Map("-", (Extent(rank), Const(1))):
+                return rank == occupied
             case Map("-", (Map("-", (Extent(rank), Const(1))), Index() as inner)):
                 return not self._inside(inner, rank)
+            case _:
+                return False
+
+    def _along(self, variable: str, rank: str) -> bool:
+        """Whether a variable runs over a rank."""
+        return rank in (self.classes.get(variable, base(variable)), self.alike.get(variable))
+
+    def _before_end(self, expr: Expr, rank: str, occupied: str) -> bool:
+        """Whether an integer expression can be seen to be less than the extent of a rank."""
+        match expr:
+            case Index(variable):
+                return self._along(variable, rank)
+            case Const(value):
+                return value < 0 or (value == 0 and occupied == rank)
+            case Map("-", (Extent(other), Const(value))) if other == rank:
+                return value > 0
+            case Map("-", (less, by)):
+                return self._natural(by, occupied) and self._before_end(less, rank, occupied)
+            case Map("min", args):
+                return any(self._before_end(arg, rank, occupied) for arg in args)
+            case Map("max", args):
+                return all(self._before_end(arg, rank, occupied) for arg in args)
             case _:
                 return False
 
@@ -196,9 +222,7 @@ class Domains:
     def _inside(self, subscript: Expr, rank: str) -> Predicates:
         """What must be checked for a subscript to lie within its rank."""
         match subscript:
-            case Index(variable) if self.classes.get(variable, base(variable)) == rank:
-                return ()
-            case Index(variable) if self.alike.get(variable) == rank:
+            case Index(variable) if self._along(variable, rank):
                 return ()
             case Map("%", (_, size)) if size in (Extent(rank), self.extents.get(rank)):
                 return ()
@@ -208,10 +232,12 @@ class Domains:
                 # Counted from the end.
                 return self._inside(inner, rank)
             case _:
-                high = Map("<", (subscript, Extent(rank)))
-                if self._natural(subscript):
-                    return (high,)
-                return (Map(">=", (subscript, ZERO)), high)
+                here = any(self._along(variable, rank) for variable in free_ranks(subscript))
+                occupied = rank if here else ""
+                low = () if self._natural(subscript, occupied) else (Map(">=", (subscript, ZERO)),)
+                if self._before_end(subscript, rank, occupied):
+                    return low
+                return (*low, Map("<", (subscript, Extent(rank))))
 
 
 def _either(condition: Expr, first: Predicates, second: Predicates) -> Predicates:

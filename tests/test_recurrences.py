@@ -399,3 +399,38 @@ def test_a_function_along_the_steps_takes_what_every_step_leaves() -> None:
     values = np.arange(1.0, 8.0)
     before = np.concatenate([[0.0], np.cumsum(values)[:-1]])
     assert np.allclose(attnc.compile(one, backend="numpy")(values), np.cumsum(before))
+
+
+CLAMPED = (
+    "cascade c(X[t, d], doc[t]: int) -> Y[t, d]:\n"
+    "    S[0, d]   = 0\n"
+    "    S[t+1, d] = select(doc[t] == doc[{}], S[t, d], 0) + X[t, d]\n"
+    "    Y[t, d]   = S[t+1, d]\n"
+)
+
+
+def test_a_state_that_begins_anew_with_each_document() -> None:
+    """A subscript that is held within its rank always reads something; any other one may not."""
+    rng = np.random.default_rng(0)
+    X, doc = rng.standard_normal((70, 3)), np.sort(rng.integers(0, 5, 70)).astype(np.int32)
+    wanted = np.stack([X[doc == doc[t]][: t + 1 - np.argmax(doc == doc[t])].sum(0)
+                       for t in range(70)])  # fmt: skip
+    for previous in ("max(t - 1, 0)", "max(0, t - 1)", "min(max(t - 1, 0), |t| - 1)"):
+        same(attnc.compile(cascade(CLAMPED.format(previous)))(X, doc), wanted, 1e-12)
+    for previous in ("t - 1", "max(t + 1, 0)", "min(t - 1, |t| - 1)", "max(t - 1, 1)"):
+        with pytest.raises(attnc.CompileError, match="may be empty"):
+            attnc.compile(cascade(CLAMPED.format(previous)))
+
+
+@pytest.mark.parametrize("extent", [0, 3, 9])
+def test_a_subscript_is_held_only_where_its_rank_has_a_position(extent: int) -> None:
+    one = cascade(
+        "cascade c(X[t], Z[k]) -> A[k], B[k], C[t]:\n"
+        "    A[k] = present(X[min(k, 0)])\n"
+        "    B[k] = present(X[max(k - 1, 0)])\n"
+        "    C[t] = present(X[|t| - 5])\n"
+    )
+    found = attnc.compile(one)(np.ones(extent), np.ones(6))
+    assert found.A.tolist() == [float(extent > 0)] * 6
+    assert found.B.tolist() == [float(max(k - 1, 0) < extent) for k in range(6)]
+    assert found.C.tolist() == [float(extent >= 5)] * extent
