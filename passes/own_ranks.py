@@ -65,9 +65,16 @@ def _ends(cascade: Cascade) -> Cascade:
 def _sums(cascade: Cascade) -> Cascade:
     stepped = cascade.iterative()
     classes = rank_of(cascade)
+    alike = {d.name: d.extent.rank for d in cascade.ranks if isinstance(d.extent, Extent)}
     made = {e.target: e for e in cascade.einsums if e.target not in stepped}
     names = Names(cascade)
     einsums: list[Einsum] = []
+
+    def run(variable: str) -> str:
+        """The rank that a variable runs over, that of its length if it is another's."""
+        rank = classes.get(variable, variable)
+        return alike.get(rank, rank)
+
     for einsum in cascade.einsums:
         source = _source(einsum, made)
         body = einsum.body
@@ -78,9 +85,8 @@ def _sums(cascade: Cascade) -> Cascade:
         pairs = list(zip(variables, source.ranks))
         kept = [pair for pair in pairs if pair[0] not in body.ranks]
         over = [pair for pair in pairs if pair[0] in body.ranks]
-        own = [classes.get(rank, rank) for _, rank in over]
-        same = [classes.get(variable, variable) for variable, _ in over]
-        if own != same or all(classes.get(v, v) == classes.get(r, r) for v, r in kept):
+        moved = any(run(variable) != run(rank) for variable, rank in kept)
+        if not moved or any(run(variable) != run(rank) for variable, rank in over):
             einsums.append(einsum)
             continue
         name = names.fresh(f"{einsum.target}_own")

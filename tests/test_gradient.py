@@ -437,6 +437,14 @@ def test_attention_agrees_with_autograd(causal: bool) -> None:
         np.testing.assert_allclose(gradients[name], leaf.grad.numpy(), rtol=0, atol=1e-12)
 
 
+def test_gates_between_keys_and_queries_leave_no_matrix_behind() -> None:
+    """Each gate is read at the key and at the query: one gradient is a sum of rows, one of columns,
+    and neither needs the matrix in memory."""
+    cascade = attnc.load(EXAMPLES / "zoo" / "forgetting-attention.attn")["forgetting_attention"]
+    program = stages(attnc.gradient(cascade), "numpy").program
+    assert all(len(buffer.ranks) == 3 for buffer in program.buffers)
+
+
 def test_only_what_is_asked_for_is_computed() -> None:
     backward = attnc.gradient(example("attention"), wrt=["V"])
     assert body(backward) == [
