@@ -20,6 +20,7 @@ from attnc.ir.expr import ONE, ZERO, Const, Expr, Index, Map, Tile
 from attnc.ir.source import InvalidIR
 from attnc.ir.tile import Compute, Fold, Grid, Kernel, Listed, Store, lists_of
 from attnc.ir.walk import free_ranks, substitute
+from attnc.passes.domain import Domains
 from attnc.passes.extents import Extents
 from attnc.passes.values import Values
 
@@ -93,7 +94,8 @@ def _states(
     extents: Extents,
 ) -> Kernel:
     """One instance for every tile: the predicate at all its points, then whether any and all."""
-    writer = Values(cascade, states.name, memory, dict.fromkeys(states.ranks, 1), extents)
+    tiles = dict.fromkeys(states.ranks, 1)
+    writer = Values(cascade, states.name, memory, tiles, extents, Domains(cascade))
     writer.loops = set()
     writer.grid = dict.fromkeys(states.ranks, 1)
     mask, _ = writer.mask(parts)

@@ -16,6 +16,7 @@ from attnc.ir.source import InvalidIR
 from attnc.ir.tile import Carried, Fold, Load, Loop, Segment
 from attnc.ir.walk import accesses, free_ranks, subterms
 from attnc.passes.blocks import Blocks, blocks
+from attnc.passes.domain import Domains
 from attnc.passes.extents import Extents
 from attnc.passes.fiber import Names
 from attnc.passes.ranges import WHOLE, Live, Piece, Range, all_of, live, possible
@@ -57,10 +58,11 @@ class Loops(Values):
         memory: dict[str, tuple[str, ...]],
         tiles: dict[str, int],
         extents: Extents,
+        domains: Domains,
         stages: Stages,
         shares: dict[str, Share],
     ) -> None:
-        super().__init__(cascade, name, memory, tiles, extents)
+        super().__init__(cascade, name, memory, tiles, extents, domains)
         self.stages, self.shares = stages, shares
         self.blocks: dict[tuple[str, tuple[Expr, ...]], Blocks] = {}
 

@@ -39,7 +39,7 @@ from attnc.ir.tile import (
 from attnc.ir.walk import free_ranks, subterms
 from attnc.passes.contraction import Part, factors, finite, product, two_groups
 from attnc.passes.defer import number
-from attnc.passes.domain import union
+from attnc.passes.domain import Domains, union
 from attnc.passes.extents import Extents
 from attnc.passes.loops import Loops, Share
 from attnc.passes.placed import Place
@@ -68,12 +68,13 @@ class KernelWriter(Loops):
         memory: dict[str, tuple[str, ...]],
         tiles: dict[str, int],
         extents: Extents,
+        domains: Domains,
         placed: dict[str, Place],
         shares: dict[str, Share],
         scale_operands: bool,
     ) -> None:
         stages = Stages(cascade, roots, frozenset(memory), tiles)
-        super().__init__(cascade, name, memory, tiles, extents, stages, shares)
+        super().__init__(cascade, name, memory, tiles, extents, domains, stages, shares)
         self.roots, self.placed, self.scale_operands = roots, placed, scale_operands
         self._made = {t: e for t, e in self.definitions.items() if t not in memory}
 

@@ -20,6 +20,7 @@ from attnc.passes.blocks import Blocks
 from attnc.passes.count_passes import count_passes
 from attnc.passes.cut import Cut, closure, cut, heavy
 from attnc.passes.defer import defer
+from attnc.passes.domain import Domains
 from attnc.passes.extents import Extents
 from attnc.passes.fiber import fiber
 from attnc.passes.fit import fit
@@ -300,7 +301,7 @@ def _program(
     cascade = recompute_parts(cascade, heavy(cascade, frozenset(stored)) | set(stored))
     if observe is not None:
         observe("stream", cascade)
-    known = Extents(cascade, plan.params(cascade))
+    known, domains = Extents(cascade, plan.params(cascade)), Domains(cascade)
     places = {**packed.placed, **placed(cascade, (*(t.name for t in cascade.outputs), *stored))}
     memory = {t.name: t.ranks for t in cascade.inputs}
     memory.update((name, cascade.axes(name)) for name in stored)
@@ -314,8 +315,9 @@ def _program(
         name = cascade.name if number == 0 else f"{cascade.name}_{number}"
         own = {k: v for k, v in memory.items() if k not in roots}
         writer = KernelWriter(
-            cascade, name, roots, own, grid, known, places, shares, not plan.target.base2
-        )
+            cascade, name, roots, own, grid, known, domains, places, shares,
+            not plan.target.base2,
+        )  # fmt: skip
         kernel = writer.write()
         listed += writer.blocks.values()
         kernels += [*(made.kernel for made in writer.blocks.values()), kernel]

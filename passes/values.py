@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attnc.ir.cascade import Cascade, Einsum, base, rank_of
+from attnc.ir.cascade import Cascade, Einsum, base
 from attnc.ir.expr import (
     ONE,
     ZERO,
@@ -44,10 +44,10 @@ class Values:
         memory: dict[str, tuple[str, ...]],
         tiles: dict[str, int],
         extents: Extents,
+        domains: Domains,
     ) -> None:
         self.cascade, self.name, self.memory, self.extents = cascade, name, memory, extents
-        self.classes = rank_of(cascade)
-        self.domains = Domains(cascade)
+        self.domains, self.classes = domains, domains.classes
         self.stepped = cascade.iterative()
         self.loops = {rank for _, rank in self.stepped.values()} - tiles.keys()
         self.definitions: dict[str, Einsum] = {}
