@@ -46,13 +46,10 @@ def sample(
 ) -> dict[str, np.ndarray]:
     """One array for every input, of the extents in `sizes` and with `dtype` for `float`.
 
-    Raises CallError for a rank without an extent, or with one that is none, and for a rank that no
-    input has. The values depend on the seed alone.
+    Raises CallError for a rank without an extent, or with one that is none; what `sizes` says of
+    other ranks is for other cascades. The values depend on the seed alone.
     """
-    known = {*cascade.batch, *(rank for tensor in cascade.inputs for rank in tensor.ranks)}
     for rank, extent in sizes.items():
-        if rank not in known:
-            raise CallError(f"no input of {cascade.name} has a rank {rank!r}")
         if not isinstance(extent, int) or extent < 0:
             raise CallError(f"rank {rank} cannot have the extent {extent!r}")
     generator = np.random.default_rng(seed)
