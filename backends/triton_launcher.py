@@ -126,7 +126,10 @@ def launchers(found: list[tuple[Program, list[Printed]]]) -> str:
         label = f"_{program.name}" if len(found) > 1 else ""
         if len(program.outputs) > 1:
             fields = ", ".join(f'"{tensor.name}"' for tensor in program.outputs)
-            functions.append(f'Outputs{label} = namedtuple("Outputs", [{fields}])')
+            # What Python forbids as a name is read by its place.
+            forbidden = any(keyword.iskeyword(t.name) or t.name[0] == "_" for t in program.outputs)
+            tail = ", rename=True" if forbidden else ""
+            functions.append(f'Outputs{label} = namedtuple("Outputs", [{fields}]{tail})')
         functions.append("\n".join(_launcher(program, kernels, label)))
     parts = [CHECKS]
     if any("_generation(" in function for function in functions):

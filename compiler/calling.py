@@ -7,6 +7,7 @@ from collections import namedtuple
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
+from keyword import iskeyword
 from types import ModuleType
 from typing import Any
 
@@ -113,7 +114,8 @@ def _outputs(cascade: Cascade, results: Mapping[str, Any]) -> Any:
     names = [tensor.name for tensor in cascade.outputs]
     if len(names) == 1:
         return results[names[0]]
-    return namedtuple(cascade.name, names, rename=True)(*(results[name] for name in names))
+    title = "Outputs" if iskeyword(cascade.name) else cascade.name
+    return namedtuple(title, names, rename=True)(*(results[name] for name in names))
 
 
 def _torch_of(values: tuple[Any, ...]) -> ModuleType | None:

@@ -13,11 +13,13 @@ for a reduction then reads a tensor, so that dependences between Einsums tell th
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isclose
 
-from attnc.ir.cascade import Cascade, Einsum, Left, base, rank_of, variables
-from attnc.ir.expr import Access, Cast, Expr, Index, Populate, Reduce
+from attnc.ir.cascade import Cascade, Einsum, Left, Reduction, base, rank_of, variables
+from attnc.ir.expr import Access, Cast, Expr, Index, Map, Param, Populate, Reduce
 from attnc.ir.walk import children, free_ranks, rebuild, rewrite, substitute, subterms
 from attnc.passes.fiber import Names
+from attnc.passes.probe import GENERIC, probe
 
 
 def normalise(cascade: Cascade) -> Cascade:
@@ -33,9 +35,30 @@ def normalise(cascade: Cascade) -> Cascade:
     for einsum in cascade.einsums:
         parts = _hoisted(einsum, cascade.batch, names) if _nested(einsum) else (einsum,)
         einsums.extend(_plain(part, classes) for part in parts)
-    if all(new is old for new, old in zip(einsums, cascade.einsums)):
+    reductions = tuple(_total(own) for own in cascade.reductions)
+    same = all(new is old for new, old in zip(einsums, cascade.einsums))
+    if same and reductions == cascade.reductions:
         return cascade
-    return replace(cascade, einsums=tuple(einsums))
+    return replace(cascade, einsums=tuple(einsums), reductions=reductions)
+
+
+def _total(own: Reduction) -> Reduction:
+    """A reduction that leaves a value as it is wherever the other operand is the identity.
+
+    By law it does, by IEEE 754 it may not: max(x, y) + log1p(exp(-abs(x - y))) of two minus
+    infinities is no number. What is empty never meets it in the language; in a kernel padding and
+    the start of a running state do.
+    """
+    x, y, identity = Param(own.x), Param(own.y), probe(own.identity, {})
+    if all(
+        isclose(probe(own.body, {x: left, y: right}), value, rel_tol=1e-6, abs_tol=1e-9)
+        for value in (identity, *GENERIC)
+        for left, right in ((identity, value), (value, identity))
+    ):
+        return own
+    guarded = Map("select", (Map("==", (y, own.identity)), x, own.body))
+    guarded = Map("select", (Map("==", (x, own.identity)), y, guarded))
+    return replace(own, body=guarded)
 
 
 def _plain(einsum: Einsum, classes: dict[str, str]) -> Einsum:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import attnc
+from attnc.passes.normalise import normalise
 from attnc.sampling import default_sizes, sample
 from attnc.verification import compare, relative_error
 
@@ -50,6 +51,17 @@ def test_tensors_are_read_in_place_and_may_want_gradients() -> None:
     kernel = attnc.compile(attnc.parse(PAIR)["pair"])
     x = torch.ones(1, 2, 3, requires_grad=True)
     assert kernel(x, 1).D.tolist() == [[3.0, 3.0]]
+
+
+@pytest.mark.parametrize("backend", CPU)
+def test_words_of_python_are_names(backend: str) -> None:
+    text = (
+        "cascade lambda(def[for]) -> None[for], _y[for]:\n"
+        "    None[for] = def[for] + 1\n"
+        "    _y[for]   = def[for] - 1\n"
+    )
+    kernel = attnc.compile(attnc.parse(text)["lambda"], backend=backend)
+    assert [part.tolist() for part in kernel(np.ones(2))] == [[2, 2], [0, 0]]
 
 
 @pytest.mark.parametrize("backend", CPU)
@@ -116,6 +128,35 @@ def test_an_integer_that_has_no_room_is_a_call_error() -> None:
     cascade = attnc.parse("cascade c(n[k]: int) -> s[]: int:\n    s[] = sum[k](n[k])\n")["c"]
     with pytest.raises(attnc.CallError, match="too large"):
         attnc.compile(cascade)(np.full(3, 2**30, np.int32))
+
+
+@pytest.mark.parametrize("backend", CPU)
+@pytest.mark.parametrize(
+    "body", ["max(x, y) + log1p(exp(-abs(x - y)))", "x + log1p(exp(y - x))", "log(exp(x) + exp(y))"]
+)
+def test_an_own_reduction_whose_identity_is_no_operand(backend: str, body: str) -> None:
+    """Two of the three bodies are not a number at minus infinity; all mean the same."""
+    text = (
+        f"def lse reduce(x, y) = {body} identity -inf\n"
+        "cascade c(X[k]) -> Y[k], Z[]:\n"
+        "    Y[k] = lse[j where j < k](X[j])\n"
+        "    Z[]  = lse[k](X[k])\n"
+    )
+    x = np.random.default_rng(0).standard_normal(70)
+    found = attnc.compile(attnc.parse(text)["c"], backend=backend)(x)
+    prefix = np.logaddexp.accumulate(x)
+    np.testing.assert_allclose(found.Y, [-np.inf, *prefix[:-1]], rtol=1e-9)
+    np.testing.assert_allclose(found.Z, prefix[-1], rtol=1e-9)
+
+
+def test_a_reduction_is_guarded_only_where_its_identity_hurts() -> None:
+    text = (
+        "def lse reduce(x, y) = {} identity -inf\ncascade c(X[k]) -> Y[]:\n    Y[] = lse[k](X[k])\n"
+    )
+    for body, guarded in (("log(exp(x) + exp(y))", False), ("x + log1p(exp(y - x))", True)):
+        cascade = attnc.parse(text.format(body))["c"]
+        assert (normalise(cascade).reductions != cascade.reductions) == guarded
+        assert normalise(normalise(cascade)) == normalise(cascade)
 
 
 @pytest.mark.parametrize("backend", CPU)

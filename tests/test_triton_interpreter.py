@@ -152,6 +152,18 @@ def test_integers_of_any_type_mean_the_same(dtype: str) -> None:
 
 
 @inside
+def test_words_of_python_and_an_identity_that_is_no_operand() -> None:
+    text = (
+        "def lse reduce(x, y) = x + log1p(exp(y - x)) identity -inf\n"
+        "cascade lambda(def[for]) -> None[for], _y[]:\n"
+        "    None[for] = def[for] + 1\n"
+        "    _y[]      = lse[for](def[for])\n"
+    )
+    found = attnc.compile(attnc.parse(text)["lambda"], backend="triton")(np.zeros(3))
+    assert found[0].tolist() == [1, 1, 1] and math.isclose(found[1], math.log(3))
+
+
+@inside
 def test_a_tile_of_no_points() -> None:
     text = (
         "cascade c(x[a, k]) -> s[a], t[a], l[a], i[a]: int:\n"
