@@ -64,7 +64,7 @@ class Compiled:
             extents = ", ".join(f"|{rank}| = {extent}" for rank, extent in call.extents.items())
             raise CallError(f"{self.cascade.name} divides by zero where {extents}") from error
         except OverflowError as error:
-            raise CallError(f"an integer of {self.cascade.name} is too large: {error}") from error
+            raise CallError(f"a number of {self.cascade.name} is too large: {error}") from error
         torch = _torch_of((*args, *kwargs.values()))
         if torch is None:
             return _outputs(self.cascade, results)

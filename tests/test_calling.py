@@ -124,7 +124,7 @@ def test_verify_wants_extents_of_ranks(sizes: dict[str, int]) -> None:
         attnc.verify(attnc.parse(PAIR)["pair"], sizes)
 
 
-def test_an_integer_that_has_no_room_is_a_call_error() -> None:
+def test_a_number_that_has_no_room_is_a_call_error() -> None:
     cascade = attnc.parse("cascade c(n[k]: int) -> s[]: int:\n    s[] = sum[k](n[k])\n")["c"]
     with pytest.raises(attnc.CallError, match="too large"):
         attnc.compile(cascade)(np.full(3, 2**30, np.int32))
