@@ -24,6 +24,8 @@ FEW = 16
 """Rows that the matrix units want: with fewer queries than this another rank lends its own."""
 COLUMNS = 64
 """Positions of a long rank that a tile has beside its rows."""
+WARPS = (1, 2, 4, 8, 16, 32)
+"""Warps of which a block can be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,6 +404,11 @@ def _number(cascade: Cascade, line: Directive) -> int | None:
         value = Const(Extents(cascade, {}).params.get(value.name, 0))
     if isinstance(value, Index) or not isinstance(value, Const) or int(value.value) < 1:
         raise CompileError(f"{line.verb} takes a positive number", line.span, code="E315")
+    if line.verb == "warps" and int(value.value) not in WARPS:
+        raise CompileError(
+            f"warps takes one of {', '.join(map(str, WARPS))}", line.span,
+            "a block has at most 1024 threads, in a power of two of warps", code="E315",
+        )  # fmt: skip
     return int(value.value)
 
 
