@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from attnc.ir.cascade import Cascade
 from attnc.ir.expr import Reduce
-from attnc.ir.source import CompileError
+from attnc.ir.source import NOWHERE, CompileError, Span
 from attnc.ir.walk import accesses, subterms
 from attnc.passes.cut import closure
 from attnc.passes.mapping import Mapping
@@ -32,21 +32,22 @@ def groups(
     }
     streamed = plan.streamed(cascade)
 
-    def grid(root: str) -> dict[str, int]:
+    def grid(root: str, turn: list[str]) -> dict[str, int]:
+        there = {*stored} - {*turn}
         cuts = plan.cuts.get(places[root].tensor if root in places else root, {})
-        if plan.target.processors and _merges(cascade, root, set(stored), plan):
+        if plan.target.processors and _merges(cascade, root, there, plan):
             return plan.rows_alone(cascade, root) | cuts
-        return plan.grid(cascade, root, set(stored), streamed) | cuts
+        return plan.grid(cascade, root, there, streamed) | cuts
 
     found: list[tuple[list[str], dict[str, int]]] = []
     place: dict[str, int] = {}
     for turn in _turns(reads):
-        tiles = grid(turn[0])
+        tiles = grid(turn[0], turn)
         for other in turn[1:]:
-            if grid(other) != tiles:
+            if grid(other, turn) != tiles:
                 raise CompileError(
                     f"{turn[0]} and {other} need each other in every step, and no tiles fit both",
-                    cascade.definitions(other)[-1].span,
+                    _place(cascade, turn),
                     code="E302",
                 )
         needs = {place[name] for root in turn for name in reads[root] if name in place}
@@ -58,6 +59,13 @@ def groups(
         found[number][0].extend(turn)
         place.update(dict.fromkeys(turn, number))
     return [(tuple(names), tiles) for names, tiles in found]
+
+
+def _place(cascade: Cascade, turn: list[str]) -> Span:
+    """Where the text says what a turn computes: what is derived stands nowhere."""
+    inside = {name for root in turn for name in closure(cascade, root, set())}
+    spans = (einsum.span for einsum in cascade.einsums if einsum.target in inside)
+    return next((span for span in spans if span is not NOWHERE), NOWHERE)
 
 
 def _turns(reads: dict[str, set[str]]) -> list[list[str]]:

@@ -400,6 +400,24 @@ def test_a_recurrence_runs_the_other_way() -> None:
     assert "dS[t+1, d, f] = dS_next[t, d, f] * exp(g[|t| - 1 - t, d])" in body(backward)
 
 
+def test_a_network_that_feeds_back_through_a_matrix_has_a_kernel_both_ways() -> None:
+    """What a step hands to the one before goes through two tensors, which one kernel computes. With
+    fewer rows than columns a part of the state is not fed back."""
+    cell = parsed(
+        "cascade rnn[b](x[t, d], g[; c, d]) -> O[t, d]:\n    S[0, d]   = 0\n"
+        "    R[t, d]   = S[t, c] * g[c, d]\n    S[t+1, d] = tanh(R[t, d] + x[t, d])\n"
+        "    O[t, d]   = S[t+1, d]\n"
+    )
+    sizes = {"t": 6, "c": 3, "d": 5}
+    check(cell, sizes)
+    found = attnc.differentiate(cell)
+    given, _ = arguments(found, cell, inputs(cell, sizes))
+    exact = run(found.backward, given, DOUBLE)
+    computed = attnc.compile(found.backward).run(rounded(given, np.float32))
+    for name, value in exact.items():
+        assert relative_error(computed[name], value) < 1e-5, name
+
+
 def test_a_recurrence_along_two_ranks_is_refused_at_its_place() -> None:
     grid = parsed(
         "cascade c(X[i, j]) -> Y[]:\n    A[0, j]   = 0\n    B[i, 0]   = 0\n"

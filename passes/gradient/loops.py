@@ -158,8 +158,9 @@ class LoopSweep(Sweep):
         return name
 
     def _total(self, tensor: str, kind: str) -> tuple[Expr, Predicates]:
+        """What a state is owed: it is carried from turn to turn, so it is there at all points."""
         shares = self.shares.get(f"{tensor} {kind}", [])
-        return self._joined(tensor, shares) if shares else (ZERO, ())
+        return self._joined(tensor, shares, whole=True) if shares else (ZERO, ())
 
     def _turn(self, einsum: Einsum, owed: dict[str, str]) -> None:
         """The adjoint of what a member is in a turn, and the shares of what it reads."""

@@ -148,10 +148,15 @@ class Sweep:
         self.einsums.append(einsum)
         self._known(name, ranks, self.domains.of_einsum(einsum))
 
-    def _joined(self, tensor: str, shares: list[Share]) -> tuple[Expr, Predicates]:
-        """The sum of the shares; one that exists at fewer points than the tensor adds 0 there."""
+    def _joined(
+        self, tensor: str, shares: list[Share], whole: bool = False
+    ) -> tuple[Expr, Predicates]:
+        """The sum of the shares; one that exists at fewer points than the tensor adds 0 there.
+
+        A single one may leave points out, unless the sum is wanted `whole`.
+        """
         shares = self._gathered(shares)
-        if len(shares) == 1:
+        if len(shares) == 1 and not whole:
             return shares[0].value, self._missing(shares[0])
         domain = set(self.domains.tensors[tensor])
         body: Expr = ZERO
