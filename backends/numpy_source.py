@@ -24,6 +24,7 @@ from attnc.ir.tile import (
     Compute,
     Contract,
     Fold,
+    Grid,
     Kernel,
     Listed,
     Load,
@@ -85,9 +86,11 @@ class _Kernel(Memory):
     def __init__(self, program: Program, kernel: Kernel, widened: frozenset[str]) -> None:
         grid = {entry.rank: entry.tile for entry in kernel.grid if entry.tile > 1}
         made = {s.name: s for s in every(kernel.body) if isinstance(s, Load | Compute)}
-        alike = Alike(tuple(entry.rank for entry in kernel.grid), made)
+        numbered = (Grid(kernel.at, 1),) if kernel.at else ()
+        self.entries = (*kernel.grid, *numbered)
+        alike = Alike(tuple(entry.rank for entry in self.entries), made)
         super().__init__(tensors_of(program), kernel.axes, grid, alike, widened)
-        self.program, self.kernel, self.entries = program, kernel, kernel.grid
+        self.program, self.kernel = program, kernel
         self.reductions = {own.name: own for own in program.reductions}
         self.ones: dict[Size, str] = {}
 

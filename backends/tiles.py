@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from attnc.backends.numpy_source import emit
 from attnc.ir.algebra import BYTES
 from attnc.ir.cascade import FLOATS, Tensor, base
 from attnc.ir.source import InvalidIR
-from attnc.ir.tile import Compute, Contract, Kernel, Load, Program, Scan, lists_of
+from attnc.ir.tile import Compute, Contract, Kernel, Load, Program, Scan, lists_of, shares_of
 from attnc.ir.tile_facts import every
 
 Array = npt.NDArray[Any]
@@ -89,7 +89,7 @@ class Executable:
 
     `threads` is how many run at a time, by default as many as this process has processors. `source`
     is what `text` gives, where that is there; other mixtures of types are written when they first
-    come. `lists` are the block lists of the last call, by buffer.
+    come.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Executable:
         self._modules: dict[frozenset[str], list[KernelFunction]] = {
             _integers(program): _functions(program, self.source)
         }
-        self.lists: dict[str, Array] = {}
+        self._made: dict[str, dict[str, Array]] = {}
         self._listed: dict[str, bytes] = {}
         self._idle: dict[int, list[Scratch]] = {n: [] for n in range(len(program.kernels))}
 
@@ -123,8 +123,8 @@ class Executable:
         functions = self._compiled(memory, real)
         total = Counters()
         for number, kernel in enumerate(self.program.kernels):
-            if kernel.lists:
-                self._list(number, kernel, functions[number], memory, extents, real)
+            if kernel.aside:
+                self._aside(number, kernel, functions[number], memory, extents, real)
                 continue
             for counts in self._launch(number, kernel, functions[number], memory, extents, real):
                 total = Counters(
@@ -139,7 +139,7 @@ class Executable:
                 rounded(memory[tensor.name], tensor.dtype, out=memory[tensor.name])
         return {tensor.name: memory[tensor.name] for tensor in self.program.outputs}
 
-    def _list(
+    def _aside(
         self,
         number: int,
         kernel: Kernel,
@@ -148,7 +148,7 @@ class Executable:
         extents: Mapping[str, int],
         real: np.dtype[Any],
     ) -> None:
-        """The lists of a block mask, from the last call if its tables hold what they did."""
+        """Block lists or shares of work, from the last call if their tables hold what they did."""
         tables = sorted({load.tensor for load in kernel.body if isinstance(load, Load)})
         seen = blake2b(repr(sorted(extents.items())).encode())
         for name in tables:
@@ -156,11 +156,21 @@ class Executable:
             seen.update(f"{name} {table.dtype} {table.shape}".encode())
             seen.update(np.ascontiguousarray(table).tobytes())
         key = seen.digest()
-        if self._listed.get(kernel.lists) != key:
+        if self._listed.get(kernel.aside) != key:
             self._launch(number, kernel, function, memory, extents, real)
-            self.lists.update(sifted(kernel.lists, memory[kernel.lists]))
-            self._listed[kernel.lists] = key
-        memory.update({name: self.lists[name] for name in _lists(kernel.lists)})
+            stored = memory[kernel.aside]
+            if kernel.lists:
+                made = sifted(kernel.lists, stored)
+            else:
+                made = dealt(kernel.shares, stored, memory[shares_of(kernel.shares).first].size)
+            self._made[kernel.aside] = made
+            self._listed[kernel.aside] = key
+        memory.update(self._made[kernel.aside])
+
+    @property
+    def lists(self) -> dict[str, Array]:
+        """The block lists and shares of the last call, by buffer."""
+        return {name: array for made in self._made.values() for name, array in made.items()}
 
     def _compiled(self, memory: Mapping[str, Array], real: np.dtype[Any]) -> list[KernelFunction]:
         """The kernels for these types: what is not of the arithmetic's own type is widened."""
@@ -184,12 +194,8 @@ class Executable:
         real: np.dtype[Any],
     ) -> list[tuple[int, int, int, int]]:
         """Run one kernel; each thread takes the next instance when it has done one."""
-        ranges = [range(0, extents[entry.rank], entry.tile) for entry in kernel.grid]
-        order = function.order
-        places = [order.index(number) for number in range(len(order))]
         instances: deque[tuple[int, ...] | None] = deque(
-            tuple(found[place] for place in places)
-            for found in product(*(ranges[number] for number in order))
+            _instances(kernel, function.order, memory, extents)
         )
         enough = largest_tile(kernel, extents) >= SHARED
         workers = min(self.threads if enough else 1, len(instances))
@@ -219,6 +225,23 @@ class Executable:
             return counts + [future.result() for future in futures]
 
 
+def _instances(
+    kernel: Kernel, order: list[int], memory: Mapping[str, Array], extents: Mapping[str, int]
+) -> Iterable[tuple[int, ...]]:
+    """The positions of the grid that are computed, behind them the number of each if it has one."""
+    ranges = [range(0, extents[entry.rank], entry.tile) for entry in kernel.grid]
+    if not kernel.at:
+        places = [order.index(number) for number in range(len(order))]
+        every_one = product(*(ranges[number] for number in order))
+        return (tuple(found[place] for place in places) for found in every_one)
+    rows = list(product(*ranges[1 if kernel.walks else 0 :]))
+    if not kernel.walks:
+        return ((*row, number) for number, row in enumerate(rows))
+    made = shares_of(kernel.walks)
+    walks = enumerate(zip(memory[made.first].tolist(), memory[made.last].tolist()))
+    return ((w, *rows[n], n) for w, (first, last) in walks for n in range(first, last))
+
+
 def largest_tile(kernel: Kernel, extents: Mapping[str, int]) -> int:
     """The elements of the largest tile that a kernel makes."""
     grid = {entry.rank: entry.tile for entry in kernel.grid}
@@ -232,10 +255,6 @@ def largest_tile(kernel: Kernel, extents: Mapping[str, int]) -> int:
     return max((prod(sizes[rank] for rank in ranks) for ranks in made), default=0)
 
 
-def _lists(states: str) -> tuple[str, ...]:
-    return (*lists_of(states, False), *lists_of(states, True))
-
-
 def sifted(states: str, array: Array) -> dict[str, Array]:
     """For each row of states the positions of those that are 2, or 1, in order, and how many."""
     found: dict[str, Array] = {}
@@ -246,6 +265,18 @@ def sifted(states: str, array: Array) -> dict[str, Array]:
         found[positions] = order.astype(np.int32)
         found[count] = wanted.sum(axis=-1, dtype=np.int32)
     return found
+
+
+def dealt(counts: str, array: Array, walkers: int) -> dict[str, Array]:
+    """The iterations before each row, and the rows in which each walker has a share of them."""
+    made = shares_of(counts)
+    ends = np.concatenate([[0], np.cumsum(array, dtype=np.int64)])
+    each = max(1, -(-int(ends[-1]) // walkers))
+    places = np.arange(walkers + 1) * each
+    first = np.searchsorted(ends[1:], places[:-1], side="right")
+    last = np.searchsorted(ends[:-1], places[1:], side="left")
+    tables = {made.ends: ends, made.first: first, made.last: np.maximum(first, last)}
+    return {name: table.astype(np.int32) for name, table in tables.items()}
 
 
 def _functions(program: Program, source: str) -> list[KernelFunction]:

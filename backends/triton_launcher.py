@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import keyword
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from attnc.backends.triton_expr import DTYPES
 from attnc.backends.triton_helpers import HELPERS
 from attnc.backends.triton_host import host
 from attnc.ir.cascade import Tensor, base
-from attnc.ir.tile import Program, lists_of
+from attnc.ir.tile import Program, lists_of, shares_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Printed:
     `grid` has a factor for each rank of the grid; `matched` are pairs of inputs that are
     multiplied with each other and so must have one type. `precision` tells that it multiplies
     matrices. `state` is the extent of the columns of the one matrix that its loop carries, ""
-    where it carries none or several. `lists` names the states of tiles that it stores, "" for any
-    other kernel, and `tables` are the inputs that it reads.
+    where it carries none or several. `lists` names the states of tiles that it stores, `shares`
+    the numbers of iterations, "" for any other kernel, and `tables` are the inputs that it reads.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Printed:
     precision: bool
     state: str
     lists: str
+    shares: str
     tables: tuple[str, ...]
 
 
@@ -96,7 +97,7 @@ def _empty(sizes, ranks, dtype, device):
 TAKEN = frozenset(keyword.kwlist) | frozenset(HELPERS) | {
     "torch", "triton", "tl", "math", "namedtuple", "sizes", "real", "narrow", "instances", "out",
     "CallError", "Outputs", "PRECISION", "_check", "_empty", "_generation", "_torch_type", "kept",
-    "_kept", "_keep", "_sift_kernel", "given", "weakref",
+    "_kept", "_keep", "_sift_kernel", "_deal_kernel", "given", "weakref",
 }  # fmt: skip
 """What a launcher cannot call a tensor, or itself."""
 
@@ -113,9 +114,11 @@ def host_dtype(dtype: str) -> str:
             "f8e5m2": "float8_e5m2"}.get(dtype) or DTYPES[dtype]  # fmt: skip
 
 
-def list_buffers(states: str) -> tuple[str, ...]:
-    """The buffers of a block list: the states, then both lists with their lengths."""
-    return (states, *lists_of(states, False), *lists_of(states, True))
+def aside(kernel: Printed) -> tuple[str, ...]:
+    """The buffers of a block list or of shares: what the kernel stores, then what is made of it."""
+    if kernel.lists:
+        return (kernel.lists, *lists_of(kernel.lists, False), *lists_of(kernel.lists, True))
+    return (kernel.shares, *astuple(shares_of(kernel.shares))) if kernel.shares else ()
 
 
 def launchers(found: list[tuple[Program, list[Printed]]]) -> str:
@@ -147,12 +150,12 @@ def _launcher(program: Program, kernels: list[Printed], label: str) -> list[str]
     floats = _floats(program)
     lines.append(_arithmetic(floats))
     lines += _outputs(program, label)
-    listed = {name for kernel in kernels if kernel.lists for name in list_buffers(kernel.lists)}
+    made_aside = {name for kernel in kernels for name in aside(kernel)}
     for buffer in program.buffers:
-        if buffer.name not in listed:
+        if buffer.name not in made_aside:
             lines.append(_buffer(buffer, names[0]))
     for kernel in kernels:
-        if kernel.lists:
+        if aside(kernel):
             lines += _prepare(program, kernel, names[0], label)
         else:
             lines += _launch(program, kernel)
@@ -196,28 +199,34 @@ def _buffer(buffer: Tensor, first: str) -> str:
 
 
 def _prepare(program: Program, kernel: Printed, first: str, label: str) -> list[str]:
-    """The launch of a kernel of states, and the lists of its tiles, unless they are still good."""
-    names = [parameter(name) for name in list_buffers(kernel.lists)]
+    """The launch of a kernel of states or counts, and what is made of them, unless it is known."""
+    found = aside(kernel)
+    names, made = [parameter(name) for name in found], [parameter(name) for name in found[1:]]
     tables = " ".join(f"{parameter(name)}," for name in kernel.tables)
-    buffers = [b for b in program.buffers if b.name in list_buffers(kernel.lists)]
-    lists, tiles = names[1:], _size(buffers[0].ranks[-1])
-    rows = " * ".join(_size(rank) for rank in buffers[0].ranks[:-1]) or "1"
+    buffers = [b for b in program.buffers if b.name in found]
+    if kernel.lists:
+        what, maker = "Which tiles hold points", "_sift_kernel"
+        instances = " * ".join(_size(rank) for rank in buffers[0].ranks[:-1]) or "1"
+        arguments = [*names, _size(buffers[0].ranks[-1]), "BLOCK=256"]
+    else:
+        what, maker, instances = "Whose work is what", "_deal_kernel", _size(buffers[2].ranks[0])
+        arguments = [*names, _size(buffers[0].ranks[0]), instances, "BLOCK=1024"]
     return [
-        "    # Which tiles hold points; known from the last call if its tables were the same.",
-        f'    kept = _kept("{kernel.lists}{label}", ({tables}), sizes)',
+        f"    # {what}; known from the last call if its tables were the same.",
+        f'    kept = _kept("{found[0]}{label}", ({tables}), sizes)',
         "    if kept is None:",
         *(f"    {_buffer(buffer, first)}" for buffer in buffers),
         *(f"    {line}" for line in _launch(program, kernel)),
-        f"        if {rows} > 0:",
-        f"            _sift_kernel[({rows},)](",
-        *(f"                {line}" for line in filled_lines([*names, tiles, "BLOCK=256"])),
+        f"        if {instances} > 0:",
+        f"            {maker}[({instances},)](",
+        *(f"                {line}" for line in filled_lines(arguments)),
         "            )",
         "        kept = (",
-        *(f"            {line}" for line in filled_lines(lists)),
+        *(f"            {line}" for line in filled_lines(made)),
         "        )",
-        f'        _keep("{kernel.lists}{label}", ({tables}), sizes, kept)',
+        f'        _keep("{found[0]}{label}", ({tables}), sizes, kept)',
         "    (",
-        *(f"        {line}" for line in filled_lines(lists)),
+        *(f"        {line}" for line in filled_lines(made)),
         "    ) = kept",
     ]
 

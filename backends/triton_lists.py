@@ -1,4 +1,4 @@
-"""What an emitted module needs for block lists: a kernel that makes them, and a memory of them."""
+"""What an emitted module needs for lists of tiles and shares of work: what makes and keeps them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,41 @@ def _sift_kernel(states, partial, partial_count, full, full_count, tiles, BLOCK:
         whole += tl.sum(is_whole, 0)
     tl.store(partial_count + row, some)
     tl.store(full_count + row, whole)
+'''.strip()
 
+DEAL = '''
+@triton.jit
+def _deal_kernel(counts, ends, first, last, rows, walkers, BLOCK: tl.constexpr):
+    """The iterations before each row, and the rows in which a walker has its share of them."""
+    walker = tl.program_id(0)
+    total = 0
+    for start in range(0, rows, BLOCK):
+        row = start + tl.arange(0, BLOCK)
+        total += tl.sum(tl.load(counts + row, mask=row < rows, other=0), 0)
+    each = tl.maximum(1, (total + walkers - 1) // walkers)
+    begin = walker * each
+    before = 0
+    ended = 0
+    begun = 0
+    for start in range(0, rows, BLOCK):
+        row = start + tl.arange(0, BLOCK)
+        count = tl.load(counts + row, mask=row < rows, other=0)
+        end = before + tl.cumsum(count, 0)
+        ended += tl.sum(((row < rows) & (end <= begin)).to(tl.int32), 0)
+        begun += tl.sum(((row < rows) & (end - count < begin + each)).to(tl.int32), 0)
+        tl.store(ends + row + 1, end, mask=(row < rows) & (walker == 0))
+        before += tl.sum(count, 0)
+    tl.store(ends, 0, mask=walker == 0)
+    tl.store(first + walker, ended)
+    tl.store(last + walker, tl.maximum(ended, begun))
+'''.strip()
 
+KEPT = '''
 _KEPT = {}
 
 
 def _kept(name, tables, sizes):
-    """The lists of the last call, None unless its tables are these and none was written since.
+    """What the last call made, None unless its tables are these and none was written since.
 
     PyTorch counts writes by its own operations. One by a kernel of another library is not seen:
     pass a copy of the table then.
@@ -43,17 +71,17 @@ def _kept(name, tables, sizes):
 
 
 def _fleeting(tables):
-    """Whether lists are for this call only: writes that nobody counts, or a graph in the making.
+    """Whether a table counts for this call only: writes that nobody counts, a graph in the making.
 
-    A captured graph makes its lists anew whenever it is replayed, in memory of its own.
+    A captured graph makes everything anew whenever it is replayed, in memory of its own.
     """
-    if any(table.is_inference() for table in tables):
+    if not tables or any(table.is_inference() for table in tables):
         return True
     return tables[0].is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _keep(name, tables, sizes, lists):
-    """Keep lists for the next call."""
+    """Keep what was made for the next call."""
     if _fleeting(tables):
         return
     versions = [table._version for table in tables]

@@ -8,6 +8,7 @@ other extents, and every stride, are ordinary arguments, so a new length compile
 from __future__ import annotations
 
 import keyword
+from collections.abc import Mapping
 
 from attnc.backends.triton_expr import (
     Namer,
@@ -22,7 +23,7 @@ from attnc.backends.triton_helpers import HELPERS, helper_text
 from attnc.backends.triton_host import ATOM, host
 from attnc.backends.triton_kernel import Width, Writer
 from attnc.backends.triton_launcher import Argument, Printed, launchers, parameter, signature
-from attnc.backends.triton_lists import SIFT
+from attnc.backends.triton_lists import DEAL, KEPT, SIFT
 from attnc.ir.cascade import Reduction
 from attnc.ir.expr import Const, Expr, Extent, Index, Map, Param, Tile
 from attnc.ir.source import InvalidIR
@@ -37,6 +38,7 @@ from attnc.ir.tile import (
     Program,
     Statement,
     Store,
+    shares_of,
 )
 from attnc.ir.walk import rewrite, subterms
 
@@ -65,18 +67,21 @@ def emit_all(programs: tuple[Program, ...], header: str) -> str:
     kernels = [kernel for found in printed for kernel in found]
     helpers = list(dict.fromkeys(name for kernel in kernels for name in kernel.helpers))
     listed = any(kernel.lists for kernel in kernels)
+    dealt = any(kernel.shares for kernel in kernels)
     several = any(len(program.outputs) > 1 for program in programs)
     parts = [
         _docstring(header),
         "from collections import namedtuple\n" * several
         + "import math\n"
-        + "import weakref\n" * listed
+        + "import weakref\n" * (listed or dealt)
         + "\nimport torch\nimport triton\nimport triton.language as tl",
         *([_PRECISION] if any(kernel.precision for kernel in kernels) else []),
         *helper_text(helpers),
         *_reductions(programs, {name for kernel in kernels for name in kernel.reductions}),
         *(kernel.text for kernel in kernels),
         *([SIFT] if listed else []),
+        *([DEAL] if dealt else []),
+        *([KEPT] if listed or dealt else []),
         launchers(list(zip(programs, printed))),
     ]
     return "\n\n\n".join(parts) + "\n"
@@ -129,9 +134,8 @@ def print_kernel(program: Program, kernel: Kernel) -> Printed:
         for axis in kernel.axes
         if axis.size is None and isinstance(axis.extent, Extent)
     )
-    scope = Scope(
-        namer, {}, {}, frozenset(g.rank for g in kernel.grid if g.tile == 1), frozenset(whole)
-    )
+    fixed = frozenset((*(g.rank for g in kernel.grid if g.tile == 1), *filter(None, [kernel.at])))
+    scope = Scope(namer, {}, {}, fixed, frozenset(whole))
     scope.reductions.update((reduction.name, reduction) for reduction in program.reductions)
     for rank in (*whole, *(grid.rank for grid in kernel.grid)):
         scope.extent(rank)
@@ -149,7 +153,10 @@ def print_kernel(program: Program, kernel: Kernel) -> Printed:
     inputs = frozenset(tensor.name for tensor in program.inputs)
     writer = Writer(scope, tensors, inputs, widths, tile_uses(kernel.body))
     writer.block(tuple(fused(kernel.body, ())))
-    prologue += [*_axes(widths, writer), *_bases(writer)]
+    prologue += [*_axes(widths, writer), *_bases(writer.bases)]
+    lines = [*prologue, "", *(line.removeprefix("    ") for line in writer.lines)]
+    if kernel.walks:
+        lines = _walk(kernel, writer, lines)
     arguments = _arguments(writer, blocks)
     name = f"{kernel.name}_kernel"
     text = "\n".join(
@@ -158,16 +165,15 @@ def print_kernel(program: Program, kernel: Kernel) -> Printed:
             f"def {name}(",
             *(f"    {line}" for line in signature(arguments)),
             "):",
-            *(f"    {line}" for line in prologue),
-            "",
-            *writer.lines,
+            *(f"    {line}" if line else "" for line in lines),
         ]
     )
-    counts = (_count(grid.rank, grid.tile, scope) for grid in kernel.grid)
+    counts = (_count(g.rank, g.tile, scope) for g in kernel.grid[: 1 if kernel.walks else None])
     return Printed(
         name, text, arguments, tuple(counts), tuple(scope.helpers), tuple(scope.reduced),
         tuple(writer.matched), writer.precision, "" if scope.helpers else _state(kernel),
-        kernel.lists, tuple(sorted({s.tensor for s in kernel.body if isinstance(s, Load)})),
+        kernel.lists, kernel.shares,
+        tuple(sorted({s.tensor for s in kernel.body if isinstance(s, Load)})),
     )  # fmt: skip
 
 
@@ -270,12 +276,40 @@ def _grid_width(rank: str, tile: int, dotted: bool, scope: Scope) -> Width:
     return Width(str(block), guard)
 
 
+def _walk(kernel: Kernel, writer: Writer, lines: list[str]) -> list[str]:
+    """The lines of one instance in a loop over those that a walker takes."""
+    made, part, scope = shares_of(kernel.walks), Index(kernel.grid[0].rank), writer.scope
+    writer.bases = {}
+    first, last = (f"tl.load({writer.address(n, (part,), ())})" for n in (made.first, made.last))
+    row = scope.positions[kernel.at].code
+    place = scope.namer.name(f"{row}_place")
+    return [
+        f"{scope.positions[part.rank].code} = tl.program_id(0).to(tl.int64)",
+        *_bases(writer.bases),
+        f"for {place} in range({first}, {last}):",
+        f"    {row} = tl.cast({place}, tl.int64)",
+        *(f"    {line}" if line else "" for line in lines),
+    ]
+
+
 def _instance(kernel: Kernel, scope: Scope) -> list[str]:
-    """Which positions are this instance's: tiled ranks vary fastest, then batch ranks."""
+    """Which positions are this instance's: tiled ranks vary fastest, then batch ranks.
+
+    Instances that have a number go in its order.
+    """
     order = [grid for grid in reversed(kernel.grid) if grid.tile > 1]
     order += [grid for grid in reversed(kernel.grid) if grid.tile == 1]
-    lines = ["instance = tl.program_id(0)"] if order else []
     growing = _growing(kernel.body)
+    lines = ["instance = tl.program_id(0)"] if order else []
+    if kernel.at:
+        order, growing = list(reversed(kernel.grid)), set()
+        number = scope.namer.name(kernel.at)
+        scope.positions[kernel.at] = Text(number, ATOM, (), "int")
+        lines = [f"{number} = tl.program_id(0).to(tl.int64)", f"instance = {number}"]
+    if kernel.walks:
+        part = order.pop().rank
+        scope.positions[part] = Text(scope.namer.name(part), ATOM, (), "int")
+        lines = [f"instance = {scope.positions[kernel.at].code}"] if order else []
     for place, grid in enumerate(order):
         name = scope.namer.name(grid.rank)
         extent = scope.extent(grid.rank)
@@ -320,9 +354,9 @@ def _axes(widths: dict[str, Width], writer: Writer) -> list[str]:
     return lines
 
 
-def _bases(writer: Writer) -> list[str]:
+def _bases(bases: Mapping[str, str]) -> list[str]:
     lines = []
-    for terms, name in writer.bases.items():
+    for terms, name in bases.items():
         one = f"{name} = {terms}"
         if len(one) <= 94:
             lines.append(one)

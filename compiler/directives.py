@@ -10,7 +10,7 @@ from attnc.names import Names
 from attnc.terms import Terms
 from attnc.typed import INT, Abandoned, Errors
 
-_WITH_RANK_AND_SIZE = ("tile", "split")
+_WITH_RANK_AND_SIZE = ("tile", "split", "share")
 _WITH_RANKS = ("parallel", "stream")
 _WITH_NUMBER = ("warps", "stages")
 _ON_AN_ARRAY = ("bind", "space")
@@ -88,6 +88,8 @@ class _Reader:
         assert line.by is not None
         value = self.value(line.by)
         self.once(verb, ranks[0], line)
+        if {("split", ranks[0]), ("share", ranks[0])} <= self.seen:
+            self.refuse(f"{ranks[0]} is both split and shared", line, "E011", "keep one of the two")
         return Directive(verb, ranks, value, span=self.span(line))
 
     def on_a_machine(self, verb: str, line: syntax.DirectiveLine) -> Directive:

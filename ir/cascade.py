@@ -88,10 +88,14 @@ class Einsum:
         return tuple(left.rank for left in self.left)
 
 
+STREAMING = ("stream", "split", "share")
+"""Lines of a schedule that ask for a loop over a rank, in one instance or in several."""
+
+
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """One line of a schedule: tile, parallel, stream, split, warps, stages; bind, space, overlap,
-    hold.
+    """One line of a schedule: tile, parallel, stream, split, share, warps, stages; bind, space,
+    overlap, hold.
 
     The last four are for a described accelerator. `ranks` are Einsums where they bind or overlap,
     tensors where they are held; `array` is what a line ends in with `on`, or the level after `in`.

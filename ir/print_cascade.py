@@ -111,7 +111,7 @@ def _directive(directive: Directive) -> str:
     value = "auto" if directive.value is None else print_expr(directive.value)
     ranks = ", ".join(directive.ranks)
     match directive.verb:
-        case "tile" | "split":
+        case "tile" | "split" | "share":
             return f"{directive.verb} {ranks} by {value}"
         case "parallel" | "stream" | "overlap":
             return f"{directive.verb} {ranks}"

@@ -43,6 +43,9 @@ TOKEN = re.compile(
     |(?P<sign>//|\*\*|[=!<>]=|->|[-+*/%<>=|()\[\],;:]))""",
     re.VERBOSE | re.IGNORECASE,
 )
+ASIDE = ("at", "lists", "shares", "walks")
+"""What the head of a kernel may say besides its grid."""
+
 NOT, COMPARISON, SIGN = 3, 4, 7
 POWERS = {
     "or": 1, "and": 2, "==": 4, "!=": 4, "<": 4, "<=": 4, ">": 4, ">=": 4,
@@ -144,10 +147,15 @@ class _Block:
         name = head.name()
         head.word("over")
         grid: list[Grid] = []
-        while head.peek() not in (":", "lists"):
+        while head.peek() not in (":", ";"):
             grid.append(head.grid())
             head.have(",")
-        lists = head.name() if head.have("lists") else ""
+        aside: dict[str, str] = {}
+        while head.have(";"):
+            word = head.name()
+            if word not in ASIDE:
+                raise head.error(f"a kernel has no {word}")
+            aside[word] = head.name()
         head.sign(":")
         head.end()
         axes: list[Axis] = []
@@ -159,7 +167,7 @@ class _Block:
             extent = line.expr()
             axes.append(Axis(rank, extent, line.integer() if line.have("by") else None))
             line.end()
-        return Kernel(name, tuple(grid), tuple(axes), self.statements(indent), lists)
+        return Kernel(name, tuple(grid), tuple(axes), self.statements(indent), **aside)
 
     def statements(self, indent: int) -> tuple[Statement, ...]:
         found: list[Statement] = []

@@ -1,7 +1,7 @@
 """IR 2: where and when. The tile program: what each back-end runs, and what is counted.
 
     program   = Program(name, inputs, outputs, buffers, params, extents, kernels)
-    kernel    = Kernel(name, grid, axes, body)           run one after another
+    kernel    = Kernel(name, grid, axes, body, ...)      run one after another
     grid      = Grid(rank, tile)                         one instance for every `tile` positions
     axis      = Axis(rank, extent, size)                 a rank that lies within a tile
     statement = Load(name, ranks, tensor, subscripts, where)       memory -> tile
@@ -199,8 +199,15 @@ class Kernel:
 
     A kernel with `lists` stores states of tiles in the buffer of that name: 0, 1 or 2 where none,
     some or all points of a tile exist. When it has run, the positions along the last axis are
-    sifted into the buffers that `lists_of` names. It reads inputs only, and its results may be
-    kept as long as these stay as they are; what it does is not counted.
+    sifted into the buffers that `lists_of` names. One with `shares` stores how many iterations
+    each of its instances stands for, and these are dealt out as `shares_of` says. Both read inputs
+    only, and their results may be kept as long as these stay as they are; what they do is not
+    counted.
+
+    `at` is a rank whose positions number the instances in the order of the grid, its first rank
+    outermost. With `walks`, the name of shares, the first rank of the grid is that of the walkers
+    and no part of this order: each takes the instances that have iterations in its share, one
+    after another.
     """
 
     name: str
@@ -208,12 +215,39 @@ class Kernel:
     axes: tuple[Axis, ...]
     body: tuple[Statement, ...]
     lists: str = ""
+    at: str = ""
+    shares: str = ""
+    walks: str = ""
+
+    @property
+    def aside(self) -> str:
+        """What is stored for the launcher to go by, "" for a kernel that computes."""
+        return self.lists or self.shares
 
 
 def lists_of(states: str, full: bool) -> tuple[str, str]:
     """The buffers of the positions whose state is 2, or 1, and of how many there are."""
     positions = f"{states}_{'full' if full else 'partial'}"
     return positions, f"{positions}_count"
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How the iterations of all instances are dealt out, by the names of the buffers that say it.
+
+    `ends[n]` iterations come before instance n, and `ends[-1]` are all there are. Each walker has
+    as many as the others, `max(1, ceil(ends[-1] / walkers))` or what is left, in the order of the
+    instances: it takes those from `first[w]` to `last[w]` (exclusive).
+    """
+
+    ends: str
+    first: str
+    last: str
+
+
+def shares_of(counts: str) -> Shares:
+    """The buffers of the shares of what a kernel counts in the buffer `counts`."""
+    return Shares(f"{counts}_ends", f"{counts}_first", f"{counts}_last")
 
 
 @dataclass(frozen=True, slots=True)

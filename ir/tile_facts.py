@@ -31,7 +31,7 @@ from attnc.ir.tile import (
     Statement,
     Store,
 )
-from attnc.ir.walk import subterms
+from attnc.ir.walk import free_ranks, subterms
 
 KINDS = ("bool", "int", "real")
 """What a tile holds; of two that meet, the later one comes out."""
@@ -51,28 +51,38 @@ def tiles(*exprs: Expr | None) -> Iterator[Tile]:
         yield from (term for term in subterms(expr) if isinstance(term, Tile))
 
 
-def reads(statement: Statement) -> Iterator[Tile]:
-    """The tiles that a statement reads, those of the loops inside it too.
-
-    The values that a loop carries on are read without naming their axes: `carries` gives them.
-    """
+def terms(statement: Statement) -> Iterator[Expr | None]:
+    """The expressions of a statement, without those of the bodies of a loop."""
     match statement:
         case Load(_, _, _, subscripts, where):
-            yield from tiles(*subscripts, where)
+            yield from (*subscripts, where)
         case Compute(_, _, body):
-            yield from tiles(body)
+            yield body
         case Contract(_, _, left, right):
             yield from (left, right)
         case Fold(_, _, _, source) | Scan(_, _, _, source):
             yield source
         case Store(_, subscripts, source, where):
-            yield from (source, *tiles(*subscripts, where))
+            yield from (source, *subscripts, where)
         case Loop(_, carried, segments):
-            yield from tiles(*(state.init for state in carried))
+            yield from (state.init for state in carried)
             for segment in segments:
-                yield from tiles(*segment.scalars)
-                for inner in segment.body:
-                    yield from reads(inner)
+                yield from segment.scalars
+
+
+def reads(statement: Statement) -> Iterator[Tile]:
+    """The tiles that a statement reads, those of the loops inside it too.
+
+    The values that a loop carries on are read without naming their axes: `carries` gives them.
+    """
+    for inner in every((statement,)):
+        yield from tiles(*terms(inner))
+
+
+def ranks_of(statement: Statement) -> frozenset[str]:
+    """The ranks whose positions a statement asks for, or along which its tiles run."""
+    own = (free_ranks(term) for inner in every((statement,)) for term in terms(inner))
+    return frozenset().union(*own)
 
 
 def every(statements: tuple[Statement, ...]) -> Iterator[Statement]:

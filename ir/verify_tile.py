@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from attnc.ir.algebra import MONOIDS, OPS
 from attnc.ir.expr import (
@@ -35,6 +35,7 @@ from attnc.ir.tile import (
     Statement,
     Store,
     lists_of,
+    shares_of,
 )
 from attnc.ir.walk import children
 
@@ -63,10 +64,12 @@ def verify_program(program: Program) -> None:
         scope = _Scope(kernel, axes, frozenset(written), extents, reductions, frozenset(), {})
         _kernel(kernel, scope)
         written |= stored
+        if kernel.aside and kernel.aside not in stored:
+            raise InvalidIR(f"kernel {kernel.name} does not store {kernel.aside}")
         if kernel.lists:
-            if kernel.lists not in stored:
-                raise InvalidIR(f"kernel {kernel.name} does not store {kernel.lists}")
             written.update(lists_of(kernel.lists, True), lists_of(kernel.lists, False))
+        if kernel.shares:
+            written.update(astuple(shares_of(kernel.shares)))
     for tensor in program.outputs:
         if tensor.name not in written:
             raise InvalidIR(f"{program.name}: no kernel stores {tensor.name}")
@@ -90,7 +93,8 @@ class _Scope:
 
     @property
     def grid(self) -> frozenset[str]:
-        return frozenset(entry.rank for entry in self.kernel.grid)
+        numbered = [self.kernel.at] if self.kernel.at else []
+        return frozenset([*(entry.rank for entry in self.kernel.grid), *numbered])
 
     def having(self, name: str, ranks: tuple[str, ...]) -> _Scope:
         if name in self.tiles:
@@ -173,6 +177,16 @@ def _kernel(kernel: Kernel, scope: _Scope) -> None:
     where = f"kernel {kernel.name}"
     _once("grid rank", (entry.rank for entry in kernel.grid), where)
     _once("axis", (axis.rank for axis in kernel.axes), where)
+    if kernel.at and kernel.at not in scope.extents:
+        raise InvalidIR(f"{where}: the extent of {kernel.at} is not known")
+    if kernel.shares and not kernel.at:
+        raise InvalidIR(f"{where} deals out instances that have no number")
+    if kernel.walks and (
+        not kernel.at
+        or [entry.tile for entry in kernel.grid[:1]] != [1]
+        or not {*astuple(shares_of(kernel.walks))} <= scope.readable
+    ):
+        raise InvalidIR(f"{where} has nothing to walk by")
     sizes = {axis.rank: axis.size for axis in kernel.axes}
     for entry in kernel.grid:
         if entry.tile < 1 or entry.rank not in scope.extents:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from attnc.ir.cascade import Cascade, Einsum, base, rank_of
+from attnc.ir.cascade import STREAMING, Cascade, Einsum, base, rank_of
 from attnc.ir.expr import Access, Const, Expr, Extent, Index, Map, Param, Reduce
 from attnc.ir.walk import accesses, subterms
 from attnc.passes.domain import Domains
@@ -58,7 +58,7 @@ def long_ranks(cascade: Cascade) -> frozenset[str]:
     short |= {
         d.name for d in cascade.ranks if isinstance(d.extent, Extent) and d.extent.rank in short
     }
-    asked = {r for d in cascade.schedule if d.verb in ("stream", "split") for r in d.ranks}
+    asked = {r for d in cascade.schedule if d.verb in STREAMING for r in d.ranks}
     return frozenset(every - (short - asked))
 
 

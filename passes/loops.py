@@ -11,9 +11,9 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from attnc.ir.cascade import Cascade
-from attnc.ir.expr import ZERO, Const, Expr, Map, Param, Tile, both, conjuncts
+from attnc.ir.expr import ONE, ZERO, Const, Expr, Map, Param, Tile, both, conjuncts
 from attnc.ir.source import InvalidIR
-from attnc.ir.tile import Carried, Fold, Load, Loop, Segment
+from attnc.ir.tile import Carried, Compute, Fold, Load, Loop, Segment
 from attnc.ir.walk import accesses, free_ranks, subterms
 from attnc.passes.blocks import Blocks, blocks
 from attnc.passes.domain import Domains
@@ -22,7 +22,7 @@ from attnc.passes.fiber import Names
 from attnc.passes.ranges import WHOLE, Live, Piece, Range, all_of, live, possible
 from attnc.passes.reach import Edges, Space, varies
 from attnc.passes.scopes import OUTSIDE, Known, Scope, Value
-from attnc.passes.segments import segments, shared
+from attnc.passes.segments import Part, segments, shared, stretch
 from attnc.passes.skip import skippable
 from attnc.passes.stages import Stages
 from attnc.passes.values import Values
@@ -40,12 +40,27 @@ class _Body:
 class Share:
     """A loop that is divided among `parts` instances, this one's number being that of a rank.
 
-    `belongs` says which iterations are its own; any other division would do as well.
+    `belongs` says which iterations are its own; any other division would do as well. A loop that
+    is `dealt` has the iterations that a walker's share leaves it (`level.py`).
     """
 
     belongs: Expr
     rank: str
     parts: Expr
+    dealt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """A loop as far as it counts its iterations, and the tiles that tell a walker's share of them.
+
+    The share begins at the place that `begin` holds, which may be negative, and has as many
+    iterations as `each` holds.
+    """
+
+    count: Loop
+    begin: str
+    each: str
 
 
 class Loops(Values):
@@ -65,6 +80,7 @@ class Loops(Values):
         super().__init__(cascade, name, memory, tiles, extents, domains)
         self.stages, self.shares = stages, shares
         self.blocks: dict[tuple[str, tuple[Expr, ...]], Blocks] = {}
+        self.dealt: list[Dealt] = []
 
     def _start(self, tensor: str) -> Value:
         """The value of a state before the first iteration."""
@@ -101,8 +117,9 @@ class Loops(Values):
         if idle:
             trial = self._body(rank, carried, stores, own | idle)
         limits = (*trial.scope.asked, *sorted(skipped - trial.scope.asked.keys(), key=repr))
-        asked = self._asked(limits, rank)
-        tabled = self._tabled(rank, [part for part in limits if part in skipped], asked.keys())
+        asked = self._asked(tuple(part for part in limits if part not in own), rank)
+        ranged = asked.keys() | own
+        tabled = self._tabled(rank, [part for part in limits if part in skipped], ranged)
         if tabled:
             parts = self._by_list(rank, carried, stores, trial, tabled, idle)
         else:
@@ -124,11 +141,7 @@ class Loops(Values):
         """A loop over the ranges in which predicates can hold, apart from where they must."""
         space = self._space(rank, idle)
         share = self.shares.get(rank)
-        facts = {
-            part: live(value, space)
-            for part, value in asked.items()
-            if share is None or part != share.belongs
-        }
+        facts = {part: live(value, space) for part, value in asked.items()}
         known = frozenset(part for part, fact in facts.items() if fact.full)
         if share is not None and known:
             known |= {share.belongs}
@@ -142,12 +155,24 @@ class Loops(Values):
         when = self._when(tested, space)
         bodies = {"full": clear, "partial": trial}
         parts = segments(space.count, pieces.pieces, bool(trial.scope.asked))
-        if share is not None:
+        if share is not None and share.dealt:
+            parts = self._dealt(rank, parts, when)
+        elif share is not None:
             parts = shared(parts, self._index(share.rank)[0], share.parts)
         return tuple(
             Segment(lo, hi, note, tuple(bodies[note].scope.statements), bodies[note].after, when)
             for lo, hi, note in parts
         )
+
+    def _dealt(self, rank: str, parts: list[Part], when: Expr | None) -> list[Part]:
+        """The iterations that a walker's share leaves a loop; what counts them all is noted."""
+        begin, each, count, more = (
+            self.scopes.fresh(name, OUTSIDE) for name in ("begin", "each", "count", "count_next")
+        )
+        step = Compute(more, (), Map("+", (Tile(count, ()), ONE)))
+        counted = tuple(Segment(lo, hi, note, (step,), (more,), when) for lo, hi, note in parts)
+        self.dealt.append(Dealt(Loop(rank, (Carried(count, (), ZERO),), counted), begin, each))
+        return stretch(parts, Tile(begin, ()), Tile(each, ()))
 
     def _by_list(
         self,

@@ -17,7 +17,7 @@ from attnc.ir.walk import accesses, free_ranks, subterms
 from attnc.passes.cut import closure
 from attnc.passes.extents import Extents
 from attnc.passes.quantities import Env, Integers
-from attnc.passes.split import parts_for
+from attnc.passes.split import MOST, parts_for
 
 NOWHERE_AT_ALL = Env({}, {}, {}, {})
 FEW = 16
@@ -33,10 +33,11 @@ class Mapping:
     """Tile sizes by rank, the tile of streamed ranks, launch settings.
 
     `fixed` are the ranks whose tiles a schedule gives, `splits` the parts that it wants of a
-    streamed rank (None for as many as fit), `merged` the ranks that number such parts, `recurrent`
-    those along which recurrences go, by steps or chunks; `stacked` tells that problems of a batch
-    go together. `sizes` are the extents that are known. `cuts`
-    are smaller tiles of the grid, by the tensor that is stored.
+    streamed rank (None for as many as fit), `shares` the instances that it wants to share the work
+    of all rows (None for as many as fit), `unshared` the ranks whose work cannot be;
+    `merged` the ranks that number such parts, `recurrent` those along which recurrences go, by
+    steps or chunks; `stacked` tells that problems of a batch go together. `sizes` are the extents
+    that are known. `cuts` are smaller tiles of the grid, by the tensor that is stored.
     """
 
     target: Target
@@ -45,6 +46,7 @@ class Mapping:
     tiles: dict[str, int]
     fixed: frozenset[str]
     splits: dict[str, int | None]
+    shares: dict[str, int | None]
     stream: int
     p: int
     warps: int
@@ -52,6 +54,7 @@ class Mapping:
     merged: frozenset[str] = frozenset()
     recurrent: frozenset[str] = frozenset()
     stacked: bool = False
+    unshared: frozenset[str] = frozenset()
     cuts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def with_parts(self, ranks: tuple[str, ...]) -> Mapping:
@@ -163,6 +166,20 @@ class Mapping:
             return 1
         return parts_for(instances, -(-length // tile), self.target.processors or 1)
 
+    def walkers(self, cascade: Cascade, rank: str, tile: int) -> int:
+        """How many instances share the work of all rows along a rank: none if fewer than 2.
+
+        As many as a schedule says, else as the target has room for, where it would split the rank
+        and nothing has shown that it cannot be shared.
+        """
+        if rank in self.unshared:
+            return 0
+        filling = min(MOST, self.target.processors)
+        if rank in self.shares:
+            return self.shares[rank] or filling
+        wanted = self.splits.get(rank) is None and self.parts(cascade, rank, tile) > 1
+        return filling if wanted else 0
+
     def _instances(self, cascade: Cascade) -> int | None:
         """How many instances the grid of the first output has, if the extents are known."""
         extents, arithmetic = Extents(cascade, {}), Integers(self.sizes, {})
@@ -193,12 +210,14 @@ class Mapping:
                 others.update(long[:-1])
         return frozenset(others - last)
 
-    def refuse_split(self, cascade: Cascade, rank: str, reason: str) -> None:
-        """Raise CompileError if a schedule asked for a split that cannot be."""
+    def refuse(
+        self, cascade: Cascade, rank: str, reason: str, verbs: Collection[str] = ("split", "share")
+    ) -> None:
+        """Raise CompileError if a schedule asked for parts that cannot be."""
         for line in cascade.schedule:
-            if line.verb == "split" and rank in line.ranks:
+            if line.verb in verbs and rank in line.ranks:
                 raise CompileError(
-                    f"{rank} cannot be split: {reason}",
+                    f"{rank} cannot be {PARTED[line.verb]}: {reason}",
                     line.span,
                     "parts of it run side by side, and their states are merged at the end",
                     code="E313",
@@ -258,6 +277,7 @@ def mapping(
     p, m, warps, stages = target.settings(width, dtype, kind)
     tiles: dict[str, int] = {}
     splits: dict[str, int | None] = {}
+    shares: dict[str, int | None] = {}
     check_schedule(cascade)
     for line in cascade.schedule:
         match line.verb:
@@ -271,11 +291,18 @@ def mapping(
                 stages = _number(cascade, line) or stages
             case "split":
                 splits[line.ranks[0]] = _number(cascade, line)
+            case "share":
+                shares[line.ranks[0]] = _number(cascade, line)
             case _:
                 pass
     fixed = frozenset(name for rank in tiles for name in (rank, f"{rank}0"))
-    return Mapping(target, long, sizes, tiles, fixed, splits, m, p, warps, stages, stacked=stacked)
+    return Mapping(
+        target, long, sizes, tiles, fixed, splits, shares, m, p, warps, stages, stacked=stacked
+    )
 
+
+PARTED = {"split": "split", "share": "shared"}
+"""Lines that divide a rank among instances, and what it is then."""
 
 MODELLED = ("bind", "space", "overlap")
 """Lines for a described accelerator: kernels have no use for them."""
@@ -312,19 +339,19 @@ def check_schedule(cascade: Cascade) -> None:
                             "instances of the grid do not see one another's results",
                             code="E311",
                         )
-            case "stream" | "split" as verb:
+            case "stream" | "split" | "share" as verb:
                 for rank in line.ranks:
                     stepped = _steps(cascade, rank)
-                    if verb == "split" and stepped:
+                    if verb != "stream" and stepped:
                         raise CompileError(
-                            f"{rank} cannot be split: {stepped} steps along it",
+                            f"{rank} cannot be {PARTED[verb]}: {stepped} steps along it",
                             line.span,
                             "a step may need the one before it: no law says how two states merge",
                             code="E313",
                             help="write the reduction: its steps and the merge are derived",
                         )
                     if rank not in reduced and not stepped:
-                        done = "streamed" if verb == "stream" else verb
+                        done = PARTED.get(verb, "streamed")
                         raise CompileError(
                             f"{rank} cannot be {done}: no Einsum reduces over it",
                             line.span,

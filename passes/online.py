@@ -83,13 +83,14 @@ class State:
 class Online:
     """The rewritten cascade, the reductions of its sweeps, and what did not join one.
 
-    `outer` numbers the tiles along which the states run; `maps` are the Einsums that run beside
-    them, as functions of running values, by the name of what runs.
+    `rank` is what is reduced, `outer` numbers the tiles along which the states run; `maps` are the
+    Einsums that run beside them, as functions of running values, by the name of what runs.
     """
 
     cascade: Cascade
     running: tuple[Running, ...]
     refusals: tuple[Refusal, ...]
+    rank: str
     outer: str
     states: tuple[State, ...]
     maps: dict[str, Einsum]
@@ -136,6 +137,7 @@ class Sweeps(Tiling):
             rename(result, back),
             tuple(self.running),
             tuple(self.refusals),
+            self.rank,
             self.outer,
             tuple(state for state in self.states if state.run in alive),
             {name: einsum for name, einsum in self.maps.items() if name in alive},

@@ -26,6 +26,7 @@ from attnc.passes.fiber import fiber
 from attnc.passes.fit import fit
 from attnc.passes.fold_scale import fold_scale
 from attnc.passes.groups import groups
+from attnc.passes.level import CannotLevel, Levels
 from attnc.passes.logsumexp import expand_logsumexp
 from attnc.passes.loops import Share
 from attnc.passes.lower import KernelWriter, buffer
@@ -273,7 +274,12 @@ def lower(
     decision = cut(cascade)
     plan = mapping(cascade, facts, decision.long, sizes or {}, dtype)
     while True:
-        program, streamed = _program(cascade, decision, plan, observe)
+        try:
+            program, streamed = _program(cascade, decision, plan, observe)
+        except CannotLevel as error:
+            plan.refuse(cascade, error.rank, str(error), ("share",))
+            plan = replace(plan, unshared=plan.unshared | {error.rank})
+            continue
         smaller = fit(program, streamed, plan)
         if smaller is plan:
             program = vanish(program)
@@ -306,11 +312,12 @@ def _program(
     memory = {t.name: t.ranks for t in cascade.inputs}
     memory.update((name, cascade.axes(name)) for name in stored)
     shares = {
-        outer: Share(made.belongs, made.part, known.of(made.part))
+        outer: Share(made.belongs, made.part, known.of(made.part), bool(made.table))
         for outer, made in streamed.splits.items()
     }
     kernels: list[Kernel] = []
     listed: list[Blocks] = []
+    levels = Levels(cascade, streamed.splits.values(), known)
     for number, (roots, grid) in enumerate(groups(cascade, stored, plan, places)):
         name = cascade.name if number == 0 else f"{cascade.name}_{number}"
         own = {k: v for k, v in memory.items() if k not in roots}
@@ -320,20 +327,23 @@ def _program(
         )  # fmt: skip
         kernel = writer.write()
         listed += writer.blocks.values()
-        kernels += [*(made.kernel for made in writer.blocks.values()), kernel]
+        kernels += [*(made.kernel for made in writer.blocks.values())]
+        kernels += levels.kernels(kernel, writer.dealt)
     outputs = {tensor.name for tensor in cascade.outputs}
+    buffers = levels.buffers(buffer(cascade, name) for name in stored if name not in outputs)
     program = Program(
         name=cascade.name,
-        inputs=cascade.inputs,
+        inputs=tuple(t for t in cascade.inputs if t.name not in levels.splits),
         outputs=cascade.outputs,
         buffers=(
-            *(buffer(cascade, name) for name in stored if name not in outputs),
+            *buffers,
             *(tensor for made in listed for tensor in made.buffers),
         ),
         params=cascade.params,
         ranks=(
             *(replace(d, extent=known.of(d.name)) for d in cascade.ranks),
             *(decl for made in listed for decl in made.ranks),
+            *levels.ranks,
         ),
         reductions=cascade.reductions,
         kernels=tuple(kernels),

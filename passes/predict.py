@@ -76,7 +76,7 @@ def _predicted(
 ) -> Counts:
     total = Counts()
     for kernel in program.kernels:
-        if kernel.lists:
+        if kernel.aside:
             continue
         walk = _Walk(program, kernel, dtype, arithmetic, widths)
         total = joined(total, walk.counts(), arithmetic)
@@ -139,7 +139,28 @@ class _Walk:
             if axis.rank not in tiled:
                 size = axis.extent if axis.size is None else Const(axis.size)
                 env = env.axis((axis.rank, 0), 0, self.arithmetic.value(size, env))
+        if self.kernel.walks:
+            return self._walked(env)
         return self._instances(self.kernel.grid, env)
+
+    def _walked(self, env: Env) -> Counts:
+        """The counts of all instances of all walks."""
+        (part, *grid), worth = self.kernel.grid, self.arithmetic
+        counts = Counts()
+        for walker, number in worth.walks(self.kernel.walks):
+            here = env.point(part.rank, walker).point(self.kernel.at, number)
+            rest = number
+            for entry in reversed(grid):
+                extent = worth.extent(entry.rank)
+                rest, place = divmod(rest, -(-extent // entry.tile))
+                lo = place * entry.tile
+                here = (
+                    here.point(entry.rank, lo)
+                    if entry.tile == 1
+                    else here.axis((entry.rank, 0), lo, min(lo + entry.tile, extent))
+                )
+            counts = joined(counts, self._block(self.block, here), worth)
+        return counts
 
     def _instances(self, grid: tuple[Grid, ...], env: Env) -> Counts:
         if not grid:

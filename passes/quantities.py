@@ -30,7 +30,7 @@ from attnc.ir.expr import (
     Tile,
 )
 from attnc.ir.source import CompileError, InvalidIR
-from attnc.ir.tile import Listed, Program
+from attnc.ir.tile import Listed, Program, shares_of
 from attnc.ir.tile_blocks import Size
 from attnc.passes.symbolic import extent_symbol
 
@@ -152,6 +152,9 @@ class Arithmetic(Protocol):
     def named(self, listed: Listed, env: Env) -> Iterable[Number]:
         """The iterations that a list names."""
 
+    def walks(self, counts: str) -> Iterable[tuple[Number, Number]]:
+        """The instances that walkers take, each walker with all of its own."""
+
     def element(self, tensor: str, places: tuple[Number, ...]) -> Number | None:
         """An element of an integer input, None if it is not known."""
 
@@ -223,6 +226,13 @@ class Integers:
         if count is None:
             raise _unknown(ONE)
         return [int(self.data[listed.positions][(*at, place)]) for place in range(count)]
+
+    def walks(self, counts: str) -> Iterable[tuple[Number, Number]]:
+        made = shares_of(counts)
+        if made.first not in self.data:
+            raise _unknown(ONE)
+        ranges = zip(self.data[made.first].tolist(), self.data[made.last].tolist())
+        return ((w, n) for w, (first, last) in enumerate(ranges) for n in range(first, last))
 
     def element(self, tensor: str, places: tuple[Number, ...]) -> Number | None:
         return None if tensor not in self.data else int(self.data[tensor][places])
@@ -332,6 +342,9 @@ class Symbols:
         )
 
     def named(self, listed: Listed, env: Env) -> Iterable[Number]:
+        raise _unknown(ONE)
+
+    def walks(self, counts: str) -> Iterable[tuple[Number, Number]]:
         raise _unknown(ONE)
 
     def element(self, tensor: str, places: tuple[Number, ...]) -> Number | None:

@@ -6,8 +6,11 @@ from attnc.ir.affine import divided, least, most, plus, times
 from attnc.ir.expr import ZERO, Const, Expr, Extent, Map
 from attnc.passes.ranges import Piece, Range
 
+Part = tuple[Expr, Expr, str]
+"""A range of a loop and its note."""
 
-def segments(count: Expr, pieces: tuple[Piece, ...], asked: bool) -> list[tuple[Expr, Expr, str]]:
+
+def segments(count: Expr, pieces: tuple[Piece, ...], asked: bool) -> list[Part]:
     """Ranges of a loop with a note, in order: "partial", "full", "partial", as far as needed.
 
     `count` is the number of iterations. Outside the pieces an iteration does nothing, and where a
@@ -16,7 +19,7 @@ def segments(count: Expr, pieces: tuple[Piece, ...], asked: bool) -> list[tuple[
     """
     if len(pieces) == 2:
         pieces = _ordered(*pieces, count)
-    found: list[tuple[Expr, Expr, str]] = []
+    found: list[Part] = []
     begin: Expr = ZERO
     for place, piece in enumerate(pieces):
         lo = begin if piece.some.lo is None else most(begin, piece.some.lo)
@@ -27,41 +30,53 @@ def segments(count: Expr, pieces: tuple[Piece, ...], asked: bool) -> list[tuple[
     return found
 
 
-def shared(
-    parts: list[tuple[Expr, Expr, str]], number: Expr, among: Expr
-) -> list[tuple[Expr, Expr, str]]:
+def shared(parts: list[Part], number: Expr, among: Expr) -> list[Part]:
     """The share of one of several instances: as many iterations as each of the others, or fewer.
 
     What is shared is what there is to do, piece after piece, not all there could be: a short entry
     keeps all its instances busy, and so does a window far from its sink.
     """
-    runs: list[list[tuple[Expr, Expr, str]]] = []
-    for part in parts:
-        if runs and runs[-1][-1][1] == part[0]:
-            runs[-1].append(part)
-        else:
-            runs.append([part])
-    before: list[Expr] = []
-    total: Expr = ZERO
-    for run in runs:
-        before.append(total)
-        first, last = run[0][0], run[-1][1]
-        total = plus(total, plus(most(first, last), times(first, -1)))
+    *_, total = _before(_runs(parts))
     if isinstance(among, Const):
         count = int(among.value)
         each: Expr = divided(plus(total, Const(count - 1)), count)
     else:
         each = Map("//", (plus(total, plus(among, Const(-1))), among))
-    begin = Map("*", (number, each))
-    found: list[tuple[Expr, Expr, str]] = []
-    for run, done in zip(runs, before):
+    return stretch(parts, Map("*", (number, each)), each)
+
+
+def stretch(parts: list[Part], begin: Expr, each: Expr) -> list[Part]:
+    """As many iterations as `each` says from the one at place `begin`, of what there is to do."""
+    runs = _runs(parts)
+    found: list[Part] = []
+    for run, done in zip(runs, _before(runs)):
         start = plus(plus(run[0][0], times(done, -1)), begin)
         stop = plus(start, each)
         found += [(most(lo, start), least(hi, stop), note) for lo, hi, note in run]
     return found
 
 
-def _around(lo: Expr, hi: Expr, full: Range | None, asked: bool) -> list[tuple[Expr, Expr, str]]:
+def _runs(parts: list[Part]) -> list[list[Part]]:
+    """Ranges that follow one another without a gap, together."""
+    runs: list[list[Part]] = []
+    for part in parts:
+        if runs and runs[-1][-1][1] == part[0]:
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    return runs
+
+
+def _before(runs: list[list[Part]]) -> list[Expr]:
+    """The iterations before each run, and in the end all of them."""
+    before: list[Expr] = [ZERO]
+    for run in runs:
+        first, last = run[0][0], run[-1][1]
+        before.append(plus(before[-1], plus(most(first, last), times(first, -1))))
+    return before
+
+
+def _around(lo: Expr, hi: Expr, full: Range | None, asked: bool) -> list[Part]:
     """One piece, its full iterations apart from those before and after them."""
     if full is None:
         return [(lo, hi, "partial" if asked else "full")]

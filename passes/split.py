@@ -11,14 +11,18 @@ A state corrected by H(y_new) / H(y_old) is a monoid: what takes a part's value 
 parts is the correction that took it from tile to tile. Legal for any division of the tiles among
 the parts, so a kernel may give each part as many live ones as the others. This is split-K as in
 Flash-Decoding (Dao et al., 2023), merged by the associative rescaling of LeanAttention (2024).
+
+How many parts there are may differ from row to row: then a table says it, and a merge reads no more
+of them than there are. What fills the table, `level.py` says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from attnc.ir.cascade import Cascade, Einsum, Left, ParamDecl, RankDecl
-from attnc.ir.expr import Access, Cast, Expr, Extent, Index, Map, Param, Reduce, both
+from attnc.ir.cascade import Cascade, Einsum, Left, ParamDecl, RankDecl, Tensor, base
+from attnc.ir.expr import ONE, Access, Cast, Expr, Extent, Index, Map, Param, Reduce, both
 from attnc.ir.source import NOWHERE, Span
 from attnc.ir.walk import accesses, rewrite
 from attnc.passes.clean import remove_dead
@@ -31,13 +35,17 @@ from attnc.passes.online import Online, State
 class Split:
     """A cascade with a rank in parts: the rank of the parts, and the states to be stored.
 
-    `belongs` is the predicate that a tile belongs to a part; lowering may divide otherwise.
+    `rank` is what is split. `belongs` is the predicate that a tile belongs to a part; lowering may
+    divide otherwise. `table` is the tensor that says how many parts a row has, "" where all have
+    the same number.
     """
 
     cascade: Cascade
+    rank: str
     part: str
     belongs: Expr
     stored: tuple[str, ...]
+    table: str = ""
 
 
 class CannotSplit(Exception):
@@ -48,26 +56,36 @@ class CannotSplit(Exception):
         self.reason, self.span = reason, span
 
 
-def split(online: Online, parts: int) -> Split:
+def split(online: Online, parts: int, long: Collection[str] | None = None) -> Split:
     """The cascade of a sweep, its tiles divided among `parts`.
 
-    What waits for a sweep has one of its own, in parts too. Raises CannotSplit where something in
-    a sweep is no running reduction.
+    What waits for a sweep has one of its own, in parts too. With `long` a table says how many of
+    the parts there are, by the ranks among `long` that all states have. Raises CannotSplit where
+    something in a sweep is no running reduction.
     """
-    return _Parts(online, parts).split()
+    return _Parts(online, parts, long).split()
 
 
 class _Parts:
     """The state of one rewrite."""
 
-    def __init__(self, online: Online, parts: int) -> None:
+    def __init__(self, online: Online, parts: int, long: Collection[str] | None) -> None:
         self.cascade, self.outer, self.parts = _with_finals(online), online.outer, parts
+        self.over = online.rank
         self.states = {state.run: state for state in online.states}
         self.finals = {state.tensor: state for state in online.states}
         self.own = {einsum.target: einsum.ranks for einsum in self.cascade.einsums}
         self.domains = Domains(self.cascade)
         names = Names(self.cascade)
         self.rank, self.size = names.fresh("s"), names.fresh("S0")
+        self.table: Tensor | None = None
+        if long is not None:
+            self.table = Tensor(
+                names.fresh(f"{base(self.outer)}_parts"),
+                self._common(online, long),
+                len(self.cascade.batch),
+                "int",
+            )
         self.stored = {state.tensor: names.fresh(f"{state.tensor}_part") for state in online.states}
         self.maps = online.maps
         self.stored.update(
@@ -77,10 +95,19 @@ class _Parts:
         self.written: list[str] = []
         self.names = names
 
+    def _common(self, online: Online, long: Collection[str]) -> tuple[str, ...]:
+        """The ranks of the batch, and those among `long` that every state has."""
+        batch, states = self.cascade.batch, [self.own[state.run] for state in online.states]
+        common = set.intersection(*map(set, states)) & set(long) - {*batch, self.outer}
+        return (*batch, *(rank for rank in states[0] if rank in common))
+
     @property
     def belongs(self) -> Expr:
         """Tile m1 is one of part s: m1 // ceil(|m1| / S0) == s."""
-        each = Map("ceil", (Map("/", (Extent(self.outer), Param(self.size))),))
+        parts: Expr = Param(self.size)
+        if self.table is not None:
+            parts = Map("max", (_number(self.table), ONE))
+        each = Map("ceil", (Map("/", (Extent(self.outer), parts)),))
         return Map("==", (Map("//", (Index(self.outer), each)), Index(self.rank)))
 
     def split(self) -> Split:
@@ -95,6 +122,7 @@ class _Parts:
                 out.append(einsum)
         cascade = replace(
             self.cascade,
+            inputs=(*self.cascade.inputs, *([] if self.table is None else [self.table])),
             einsums=tuple(out),
             params=(*self.cascade.params, ParamDecl(self.size, "int", self.parts)),
             ranks=(*self.cascade.ranks, RankDecl(self.rank, Param(self.size))),
@@ -102,7 +130,9 @@ class _Parts:
         cascade = remove_dead(cascade)
         alive = {einsum.target for einsum in cascade.einsums}
         stored = dict.fromkeys((*self.written, *self._awaited()))
-        return Split(cascade, self.rank, self.belongs, tuple(n for n in stored if n in alive))
+        table = "" if self.table is None else self.table.name
+        kept = tuple(name for name in stored if name in alive)
+        return Split(cascade, self.over, self.rank, self.belongs, kept, table)
 
     def _awaited(self) -> list[str]:
         """Reductions of an earlier sweep that a later one reads: merged before it begins."""
@@ -170,7 +200,11 @@ class _Parts:
             term = Map(state.product, (here, Access(name, fixed)))
         # A sum of parts exists everywhere, what it stands for perhaps not.
         where = conjunction(self.domains.of_einsum(einsum))
-        merged = replace(einsum, body=Reduce(state.op, (self.rank,), term), where=where)
+        there = None
+        if self.table is not None:
+            there = Map("<", (Index(self.rank), _number(self.table)))
+        body = Reduce(state.op, (self.rank,), term, where=there)
+        merged = replace(einsum, body=body, where=where)
         return [part, *before, merged]
 
     def _last(self, einsum: Einsum, run: str) -> Einsum:
@@ -223,6 +257,11 @@ class _Parts:
         self.merges[fix] = name
         merge = Einsum(name, left, rewrite(source.body, rule))
         return name, [*made, merge]
+
+
+def _number(table: Tensor) -> Expr:
+    """How many parts the row at hand has."""
+    return Access(table.name, tuple(Index(rank) for rank in table.ranks))
 
 
 def _with_finals(online: Online) -> Cascade:

@@ -110,7 +110,7 @@ def stream(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Streamed
     single = plan.one_by_one(cascade)
     for rank in sorted(plan.long):
         if not fiber(cascade, rank).reductions:
-            plan.refuse_split(cascade, rank, "no Einsum reduces over it alone")
+            plan.refuse(cascade, rank, "no Einsum reduces over it alone")
             continue
         tile = 1 if is_part(cascade, rank) or rank in single else plan.stream
         try:
@@ -118,20 +118,23 @@ def stream(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Streamed
         except CannotTile as error:
             reason = f"{error.einsum.target} {error.reason}"
             notes.append(f"whole tile: {rank} is not cut, because {reason}")
-            plan.refuse_split(cascade, rank, reason)
+            plan.refuse(cascade, rank, reason)
             continue
         notes.extend(f"running {r.law}: {told(r, rank)}" for r in result.running)
-        parts = plan.parts(cascade, rank, tile)
+        walkers, parts = plan.walkers(cascade, rank, tile), plan.parts(cascade, rank, tile)
         cascade = result.cascade
-        if parts > 1:
+        if max(walkers, parts) > 1:
             try:
-                made = split(result, parts)
+                made = split(result, walkers, plan.long) if walkers > 1 else split(result, parts)
             except CannotSplit as error:
                 notes.append(f"no split: {rank} is not split, because {error.reason}")
-                plan.refuse_split(cascade, rank, error.reason)
+                plan.refuse(cascade, rank, error.reason)
                 continue
             notes.append(
-                f"split: {parts} parts of {rank} run side by side, then their states merge"
+                f"share: {walkers} instances have equal shares of the tiles of {rank} in all rows, "
+                "then the states of a row merge"
+                if walkers > 1
+                else f"split: {parts} parts of {rank} run side by side, then their states merge"
             )
             cascade, stored = made.cascade, (*stored, *made.stored)
             splits[result.outer] = made

@@ -11,7 +11,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attnc.ir.cascade import Cascade, Directive, Einsum, Left, RankDecl, base, rank_of
+from attnc.ir.cascade import (
+    STREAMING,
+    Cascade,
+    Directive,
+    Einsum,
+    Left,
+    RankDecl,
+    base,
+    rank_of,
+)
 from attnc.ir.expr import Expr, Extent, Index, Populate, Reduce
 from attnc.ir.walk import rewrite, subterms
 from attnc.passes.fiber import Names
@@ -48,7 +57,7 @@ def _directed(
     line: Directive, made: list[tuple[Expr, str]], reduced: set[str]
 ) -> tuple[Directive, ...]:
     """A line of a schedule, which speaks of a rank and of its second variables alike."""
-    if line.verb not in ("tile", "stream", "split"):
+    if line.verb not in ("tile", *STREAMING):
         return (line,)
     ranks: list[str] = []
     for rank in line.ranks:

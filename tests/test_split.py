@@ -18,6 +18,7 @@ import attnc
 from attnc import merging
 from attnc.backends import interpreter, launch
 from attnc.backends.binding import bind
+from attnc.backends.tiles import dealt
 from attnc.driver import stages
 from attnc.ir.expr import Const
 from attnc.ir.print_tile import print_program
@@ -40,10 +41,10 @@ ONE_PASS = [
 COUNTED = ("bytes_read", "bytes_written", "flops", "peak_live_bytes")
 
 
-def scheduled(name: str, parts: int, tile: int = 16):
+def scheduled(name: str, parts: int, tile: int = 16, verb: str = "split", *more: str):
     cascade = next(iter(attnc.load(EXAMPLES / f"{name}.attn").cascades.values()))
     rank = "k" if name == "matmul" else "m"
-    lines = [f"split {rank} by {parts}", f"tile {rank} by {tile}"]
+    lines = [f"{verb} {rank} by {parts}", f"tile {rank} by {tile}", *more]
     text = "\n    ".join([f"{cascade}\nschedule {cascade.name}:", *lines])
     return attnc.parse(text)[cascade.name]
 
@@ -64,18 +65,33 @@ def drawn(cascade, seed=0):
 @pytest.mark.parametrize("name", ONE_PASS)
 def test_parts_come_to_the_whole(name, parts):
     """More parts than some rows have tiles, and lengths that no tile divides."""
-    cascade = scheduled(name, parts)
+    comes_to_the_whole(scheduled(name, parts))
+
+
+@pytest.mark.parametrize("name", [name for name in ONE_PASS if name != "documents"])
+def test_shares_come_to_the_whole(name):
+    """Walkers whose shares begin and end within rows, tiles of one query and of several."""
+    comes_to_the_whole(scheduled(name, 5, 16, "share"))
+    if name not in ("matmul", "paged", "gqa"):  # The packed form of the last is no text.
+        comes_to_the_whole(scheduled(name, 11, 8, "share", "tile p by 4"))
+
+
+def comes_to_the_whole(cascade):
     arrays = drawn(cascade)
     right = interpreter.run(cascade, arrays, EXACT)
 
     def same(step, value):
         assert step == "stream"
         assert attnc.parse(str(value))[cascade.name] == value
-        for output, array in interpreter.run(value, arrays, EXACT).items():
+        draw, given = np.random.default_rng(1), dict(arrays)
+        for table in value.inputs[len(cascade.inputs) :]:
+            shape = sample(value, {**bind(cascade, (), arrays).extents})[table.name].shape
+            given[table.name] = draw.integers(1, value.params[-1].default + 1, shape)
+        for output, array in interpreter.run(value, given, EXACT).items():
             assert np.abs(array - right[output]).max(initial=0) < 1e-12
 
     program = lower(cascade, "numpy", observe=same)
-    assert len([kernel for kernel in program.kernels if not kernel.lists]) == 2
+    assert len([kernel for kernel in program.kernels if not kernel.aside]) == 2
     kernel = attnc.compile(cascade)
     assert read_program(print_program(kernel.program)) == kernel.program
     found = kernel.run(arrays)
@@ -135,9 +151,9 @@ cascade c(Q[p, e], X[n, m, e]) -> T[p, n]:
 }
 
 
-def odd(name: str):
+def odd(name: str, verb: str = "split"):
     text = ODD[name] if "schedule" in ODD[name] else f"{ODD[name]}\nschedule c:"
-    return attnc.parse(f"{text}\n    split m by 3\n    tile m by 8")["c"]
+    return attnc.parse(f"{text}\n    {verb} m by 3\n    tile m by 8")["c"]
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -179,6 +195,90 @@ def test_every_part_of_a_short_entry_has_work():
     arrays |= {t.name: np.array([1024], np.int32) for t in cascade.inputs if t.dtype == "int"}
     kernel.run(arrays)
     assert kernel.counters.flops > 8 * four
+
+
+@given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 9))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_walkers_have_equal_shares_of_all_there_is(counts, walkers):
+    """Each iteration once and in order, rows without any too; each place of a state once."""
+    made = {name.removeprefix("x_"): table.tolist()
+            for name, table in dealt("x", np.array(counts, np.int32), walkers).items()}  # fmt: skip
+    total = sum(counts)
+    each = max(1, -(-total // walkers))
+    found, places = [], []
+    for walker, rows in enumerate(zip(made["first"], made["last"])):
+        own = []
+        for row in range(*rows):
+            begin = walker * each - made["ends"][row]
+            own += [(row, i) for i in range(max(0, begin), min(counts[row], begin + each))]
+            places.append(walker + row)
+        assert len(own) <= each
+        found += own
+    assert found == [(row, i) for row, count in enumerate(counts) for i in range(count)]
+    assert len(set(places)) == len(places)
+    assert max(places, default=0) < walkers + len(counts)
+
+
+def test_a_share_ends_in_the_middle_of_a_row():
+    """One long sequence among short ones: its tiles go to most walkers, a short one's to one."""
+    cascade = scheduled("varlen", 4, 16, "share")
+    draw = np.random.default_rng(0)
+    arrays = {t.name: draw.standard_normal((4, 1, 160 if "m" in t.ranks else 1, 8))
+              for t in cascade.inputs if t.dtype == "float"}  # fmt: skip
+    arrays |= {t.name: np.array([16, 160, 0, 16], np.int32)
+               for t in cascade.inputs if t.dtype == "int"}  # fmt: skip
+    kernel = attnc.compile(cascade)
+    found = kernel.run(arrays)
+    tables = {name.rsplit("_", 1)[1]: table for name, table in kernel.runner.lists.items()}
+    assert tables["ends"].tolist() == [0, 1, 11, 11, 12]
+    assert tables["first"].tolist() == [0, 1, 1, 1]
+    assert tables["last"].tolist() == [2, 2, 2, 4]
+    for output, right in interpreter.run(cascade, arrays, EXACT).items():
+        assert np.abs(found[output] - right).max(initial=0) < 1e-12
+
+
+UNSHARED = {
+    "a list made of tables says which tiles hold points": lambda: scheduled(
+        "documents", 3, 16, "share"
+    ),
+    "its states are not those of one kernel": lambda: odd("whole numbers", "share"),
+    "S steps along it": lambda: attnc.parse(f"{STEPS}\nschedule c:\n    share t by 4")["c"],
+}
+STEPS = """
+cascade c(Q[t, d], K[t, d], V[t, f]) -> O[t, f]:
+    S[0, d, f]   = 0
+    S[t+1, d, f] = S[t, d, f] + K[t, d] * V[t, f]
+    O[t, f]      = Q[t, d] * S[t+1, d, f]"""
+
+
+@pytest.mark.parametrize("reason", UNSHARED)
+def test_what_cannot_be_shared_says_why(reason):
+    with pytest.raises(attnc.CompileError, match=f"cannot be shared: {reason}") as refused:
+        attnc.compile(UNSHARED[reason]())
+    assert refused.value.code == "E313"
+    assert "share" in str(refused.value).splitlines()[2]
+
+
+def test_a_rank_is_split_or_shared():
+    with pytest.raises(attnc.CompileError, match="m is both split and shared"):
+        scheduled("attention", 3, 16, "share", "split m by 2")
+
+
+def test_what_differs_from_row_to_row_is_shared():
+    """Where the grid leaves a GPU idle; rows that are alike are split, a list of tiles too."""
+    sizes = {"b": 2, "h": 4, "p": 1, "m": 65536, "e": 64, "f": 64}
+
+    def walkers(name, **more):
+        cascade = next(iter(attnc.load(EXAMPLES / f"{name}.attn").cascades.values()))
+        made = lower(cascade, "triton", "f16", {**sizes, **more})
+        return [kernel.grid[0].rank for kernel in made.kernels if kernel.walks], made
+
+    assert walkers("varlen")[0]
+    assert walkers("causal", p=1024, m=1024)[0]
+    for name in ("attention", "documents"):
+        found, made = walkers(name)
+        assert not found
+        assert any("parts of m" in line for line in made.history)
 
 
 REFUSED = {
@@ -288,7 +388,9 @@ for line in sys.stdin:
 
 def wrong(name):
     """How far the Triton kernel is from float64, in units of the largest result."""
-    cascade = odd(name) if name in ODD else scheduled(name, 3)
+    name, *more = name.split(": ")
+    verb = "share" if more else "split"
+    cascade = odd(name, verb) if name in ODD else scheduled(name, 3, 16, verb, *more[1:])
     arrays = {n: a.astype(np.float32) if a.dtype.kind == "f" else a
               for n, a in drawn(cascade).items()}  # fmt: skip
     found = attnc.compile(cascade, "triton").run(arrays)
@@ -298,7 +400,9 @@ def wrong(name):
 
 def spilled(name):
     """Bytes that a thread of the kernels for sm_90 spills."""
-    result = stages(scheduled(name, 100), "triton", dtype="f16")
+    name, *more = name.split(": ")
+    verb = "share" if more else "split"
+    result = stages(scheduled(name, 100, 64, verb), "triton", dtype="f16")
     sizes = {rank: 64 for tensor in result.written.inputs for rank in tensor.ranks}
     kernels = launch.compile_kernels(
         result.source, result.program, target="sm_90", dtype="f16", sizes=sizes
@@ -323,12 +427,14 @@ def elsewhere(function, names, **environment):
 
 def test_in_the_interpreter_of_triton():
     names = ["attention", "sink_window", "documents", "differential", "lse_output", "gqa", "paged"]
+    names += ["varlen: shared", "lse_output: shared: tile p by 4", "positions outside: shared"]
     found = elsewhere("wrong", [*names, *ODD], TRITON_INTERPRET="1")
     assert not {name: error for name, error in found.items() if error > 1e-5}
 
 
 def test_compiled_without_spills():
-    found = elsewhere("spilled", ["attention", "window", "gqa", "paged", "lse_output"])
+    names = ["attention", "window", "gqa", "paged", "lse_output", "paged: shared", "window: shared"]
+    found = elsewhere("spilled", names)
     assert not {name: spills for name, spills in found.items() if any(spills)}
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from attnc.ir.cascade import Cascade, Einsum, Step, Tensor, base, rank_of
+from attnc.ir.cascade import STREAMING, Cascade, Einsum, Step, Tensor, base, rank_of
 from attnc.ir.expr import (
     Access,
     Cast,
@@ -98,7 +98,7 @@ def _rewritten(cascade: Cascade) -> tuple[Cascade, tuple[Kept, ...]]:
 def _found(cascade: Cascade) -> Iterator[_Prefix]:
     """The prefixes that a cascade reduces."""
     domains, long, classes = Domains(cascade), long_ranks(cascade), rank_of(cascade)
-    asked = {r for d in cascade.schedule if d.verb in ("stream", "split") for r in d.ranks}
+    asked = {r for d in cascade.schedule if d.verb in STREAMING for r in d.ranks}
     loops = {rank for _, rank in cascade.iterative().values()}
     for einsum in cascade.einsums:
         body = einsum.body
