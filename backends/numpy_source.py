@@ -438,7 +438,11 @@ class _Kernel(Memory):
             if segment.note:
                 self.line(f"# {segment.note}")
             counter = self.names.of("i", loop.rank)
-            among = f"range({lo}, {hi})" if segment.listed is None else self._named(segment.listed)
+            among = (
+                f"range({lo}, {hi})"
+                if segment.listed is None
+                else self._named(segment.listed, lo, hi)
+            )
             self.line(f"for {counter} in {among}:")
             if segment.when is not None:
                 self.line(f"    if not {self.scalar(segment.when)}:")
@@ -466,13 +470,11 @@ class _Kernel(Memory):
         self.limits = outer
         return pairs
 
-    def _named(self, listed: Listed) -> str:
-        """The positions of a list, as Python's integers."""
+    def _named(self, listed: Listed, lo: str, hi: str) -> str:
+        """The positions at some places of a list, as Python's integers."""
         at = ", ".join(bare(self.scalar(part)) for part in listed.at)
         row = f"[{at}]" if at else ""
-        end = f"[{at or '()'}]"
-        positions, count = (self.names.of("a", name) for name in (listed.positions, listed.count))
-        return f"{positions}{row}[: {count}{end}].tolist()"
+        return f"{self.names.of('a', listed.positions)}{row}[{lo} : max({lo}, {hi})].tolist()"
 
     def inside(
         self,

@@ -43,7 +43,7 @@ from attnc.backends.triton_flow import (
 from attnc.backends.triton_host import ATOM
 from attnc.ir.algebra import BYTES, MONOIDS
 from attnc.ir.cascade import Tensor
-from attnc.ir.expr import ZERO, Cast, Const, Expr, Index, Map, Tile
+from attnc.ir.expr import Cast, Const, Expr, Index, Map, Tile
 from attnc.ir.source import CompileError, InvalidIR
 from attnc.ir.tile import (
     Compute,
@@ -477,7 +477,7 @@ class Writer:
             if segment.listed is None:
                 self.line(f"for {counter} in range({start}, {end}):")
             else:
-                self.among(segment.listed, counter)
+                self.among(segment.listed, counter, start, end)
             self.scope.positions[loop.rank] = Text(counter, ATOM, (), "int")
             if segment.when is None:
                 self.segment(loop, segment)
@@ -488,13 +488,11 @@ class Writer:
                 self.depth -= 1
             del self.scope.positions[loop.rank]
 
-    def among(self, listed: Listed, counter: str) -> None:
+    def among(self, listed: Listed, counter: str, start: str, end: str) -> None:
         """The head of a loop by a list, and the line that reads the position from it."""
         place = self.scope.namer.name(f"{counter}_place")
         self.scope.positions[place] = Text(place, ATOM, (), "int")
-        count = self.scope.namer.name(f"{counter}_count")
-        self.assign(count, "tl.load", [self.address(listed.count, listed.at, ())])
-        self.line(f"for {place} in range(0, {count}):")
+        self.line(f"for {place} in range({start}, {end}):")
         self.depth += 1
         position = self.address(listed.positions, (*listed.at, Index(place)), ())
         self.assign(counter, "tl.load", [position])
@@ -502,18 +500,12 @@ class Writer:
 
     def limits(self, loop: Loop, counter: str) -> list[tuple[str, str]]:
         """The bounds of each segment; one that is more than a number or a name gets a name."""
-        bounds = [
-            bound
-            for segment in loop.segments
-            for bound in ((segment.lo, segment.hi) if segment.listed is None else (ZERO, ZERO))
-        ]
+        bounds = [bound for segment in loop.segments for bound in (segment.lo, segment.hi)]
         outer, self.shared = (
             self.shared,
             dict.fromkeys(repeated(list(dict.fromkeys(bounds))), f"{counter}_bound"),
         )
         for segment in loop.segments:
-            if segment.listed is not None:
-                continue
             words = re.sub(r"\W+", "_", segment.note).strip("_")
             for side, bound in (("start", segment.lo), ("end", segment.hi)):
                 text = render(bound, (), self.scope)

@@ -118,7 +118,7 @@ def _statement(statement: Statement) -> Iterator[str]:
         when = "" if segment.when is None else f" when {print_expr(segment.when)}"
         listed = segment.listed
         if listed is not None:
-            when = f" listed {_access(listed.positions, listed.at)} {listed.count}{when}"
+            when = f" listed {_access(listed.positions, listed.at)}{when}"
         yield f"{INDENT}segment {lo} to {hi} {note}{when}:"
         for inner in segment.body:
             yield from (INDENT * 2 + line for line in _statement(inner))

@@ -245,7 +245,7 @@ class _Block:
             listed: Listed | None = None
             if line.have("listed"):
                 positions, at = line.access()
-                listed = Listed(positions, line.name(), at)
+                listed = Listed(positions, at)
             when = line.expr() if line.have("when") else None
             line.sign(":")
             line.end()

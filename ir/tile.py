@@ -149,10 +149,9 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """Iterations that a list names: positions[at, 0] to positions[at, count[at] - 1]."""
+    """Iterations that a list names: the one at place n of it is positions[at, n]."""
 
     positions: str
-    count: str
     at: tuple[Expr, ...]
 
 
@@ -162,8 +161,8 @@ class Segment:
 
     `note` says what is known in this range ("full", "partial"); `after` gives, for each carried
     value in order, the tile that it becomes. Where `when`, a scalar, fails, an iteration does
-    nothing and every carried value stays as it is. With `listed` only those of the iterations are
-    done that the list names, in its order.
+    nothing and every carried value stays as it is. With `listed`, `lo` and `hi` are places in the
+    list, which names the iterations.
     """
 
     lo: Expr

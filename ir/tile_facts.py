@@ -99,7 +99,7 @@ def lists_read(statements: tuple[Statement, ...]) -> Iterator[str]:
     for statement in statements:
         for segment in statement.segments if isinstance(statement, Loop) else ():
             if segment.listed is not None:
-                yield from (segment.listed.positions, segment.listed.count)
+                yield segment.listed.positions
             yield from lists_read(segment.body)
 
 

@@ -82,6 +82,8 @@ class Touch:
 def touch(statement: Load | Store, tensor: Tensor, axes: Mapping[str, Axis]) -> Touch:
     """Sort the subscripts of a load or store."""
     guards = conjuncts(statement.where)
+    if isinstance(statement, Load) and not statement.ranks:  # One element, by edges of a tile too.
+        return Touch(tuple(map(Point, statement.subscripts)), tuple(guards), ())
     parts = [
         _part(subscript, rank, axes, bool(guards))
         for subscript, rank in zip(statement.subscripts, tensor.ranks, strict=True)

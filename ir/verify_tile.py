@@ -259,7 +259,7 @@ def _subscripts(
 ) -> None:
     if len(subscripts) != scope.tensors[tensor]:
         raise InvalidIR(f"{tensor} has {scope.tensors[tensor]} axes, not {len(subscripts)}")
-    found = {rank for part in subscripts for rank in scope.value(part, ranks)}
+    found = {rank for part in subscripts for rank in scope.value(part, ranks, edges=not ranks)}
     if found != set(ranks):
         raise InvalidIR(f"no subscript varies along {', '.join(sorted(set(ranks) - found))}")
 
@@ -288,9 +288,9 @@ def _loop(loop: Loop, scope: _Scope) -> _Scope:
 
 
 def _listed(listed: Listed, scope: _Scope) -> None:
-    for name, count in ((listed.positions, len(listed.at) + 1), (listed.count, len(listed.at))):
-        if name not in scope.readable or scope.tensors[name] != count:
-            raise InvalidIR(f"no list {name} of {count} axes has been made")
+    name, axes = listed.positions, len(listed.at) + 1
+    if name not in scope.readable or scope.tensors[name] != axes:
+        raise InvalidIR(f"no list {name} of {axes} axes has been made")
     for part in listed.at:
         scope.value(part, (), edges=True)
 

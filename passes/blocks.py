@@ -18,7 +18,7 @@ from attnc.ir.affine import divided, plus, times
 from attnc.ir.cascade import Cascade, RankDecl, Tensor
 from attnc.ir.expr import ONE, ZERO, Const, Expr, Index, Map, Tile
 from attnc.ir.source import InvalidIR
-from attnc.ir.tile import Compute, Fold, Grid, Kernel, Listed, Store, lists_of
+from attnc.ir.tile import Compute, Fold, Grid, Kernel, Listed, Load, Store, lists_of
 from attnc.ir.walk import free_ranks, substitute
 from attnc.passes.domain import Domains
 from attnc.passes.extents import Extents
@@ -38,8 +38,11 @@ class Blocks:
     at: tuple[Expr, ...]
 
     def listed(self, full: bool) -> Listed:
-        positions, count = lists_of(self.kernel.lists, full)
-        return Listed(positions, count, self.at)
+        return Listed(lists_of(self.kernel.lists, full)[0], self.at)
+
+    def count(self, full: bool, name: str) -> Load:
+        """How many tiles a list of this instance names, as a tile."""
+        return Load(name, (), lists_of(self.kernel.lists, full)[1], self.at)
 
 
 def blocks(

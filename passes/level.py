@@ -149,8 +149,6 @@ class Levels:
         (made, *others) = found
         if others or made.table in self.rows:
             raise CannotLevel(made.rank, "its states are those of several kernels")
-        if not dealt:
-            raise CannotLevel(made.rank, "a list made of tables says which tiles hold points")
         rows = self._rows(kernel, made)
         counts = counting(rows, kernel, dealt[0])
         asked = any(d.verb == "share" and made.rank in d.ranks for d in self.cascade.schedule)
@@ -163,14 +161,16 @@ class Levels:
         stored = {s.tensor for s in every(kernel.body) if isinstance(s, Store)}
         if stored != {*made.stored}:
             raise CannotLevel(made.rank, "its states are not those of one kernel")
-        if len([s for s in every(kernel.body) if isinstance(s, Loop)]) != 1:
-            raise CannotLevel(made.rank, "a row has more loops than one")
+        loops = [s for s in every(kernel.body) if isinstance(s, Loop) and s.rank == made.outer]
+        if len(loops) != 1 or loops[0] not in kernel.body:
+            raise CannotLevel(made.rank, "a row has several loops over it")
         grid = tuple(entry for entry in kernel.grid if entry.rank != made.part)
         table = next(t for t in self.cascade.inputs if t.name == made.table)
         unknown = [entry.rank for entry in grid if entry.rank not in table.ranks]
         if unknown:
             raise CannotLevel(made.rank, f"not all states vary along {', '.join(unknown)}")
         names = self.names
+        names.taken |= self.extents.declared.keys()  # Lists of tiles have ranks of their own.
         return Rows(
             over=made.rank,
             part=made.part,

@@ -118,8 +118,7 @@ class Loops(Values):
             trial = self._body(rank, carried, stores, own | idle)
         limits = (*trial.scope.asked, *sorted(skipped - trial.scope.asked.keys(), key=repr))
         asked = self._asked(tuple(part for part in limits if part not in own), rank)
-        ranged = asked.keys() | own
-        tabled = self._tabled(rank, [part for part in limits if part in skipped], ranged)
+        tabled = self._tabled(rank, [p for p in limits if p in skipped - own], asked.keys())
         if tabled:
             parts = self._by_list(rank, carried, stores, trial, tabled, idle)
         else:
@@ -155,14 +154,20 @@ class Loops(Values):
         when = self._when(tested, space)
         bodies = {"full": clear, "partial": trial}
         parts = segments(space.count, pieces.pieces, bool(trial.scope.asked))
-        if share is not None and share.dealt:
-            parts = self._dealt(rank, parts, when)
-        elif share is not None:
-            parts = shared(parts, self._index(share.rank)[0], share.parts)
+        parts = self._divided(rank, parts, when)
         return tuple(
             Segment(lo, hi, note, tuple(bodies[note].scope.statements), bodies[note].after, when)
             for lo, hi, note in parts
         )
+
+    def _divided(self, rank: str, parts: list[Part], when: Expr | None) -> list[Part]:
+        """The ranges of a loop that are this instance's: all, or its share of them."""
+        share = self.shares.get(rank)
+        if share is None:
+            return parts
+        if share.dealt:
+            return self._dealt(rank, parts, when)
+        return shared(parts, self._index(share.rank)[0], share.parts)
 
     def _dealt(self, rank: str, parts: list[Part], when: Expr | None) -> list[Part]:
         """The iterations that a walker's share leaves a loop; what counts them all is noted."""
@@ -191,19 +196,26 @@ class Loops(Values):
                 self.cascade, name, rank, wanted, self.grid, self.memory, self.extents
             )
         made = self.blocks[key]
-        clear = self._body(rank, carried, stores, frozenset(wanted) | idle)
+        own = frozenset({self.shares[rank].belongs} if rank in self.shares else ())
+        clear = self._body(rank, carried, stores, frozenset(wanted) | idle | own)
+        bodies = {"full": clear, "partial": trial}
         needed = self._needed(idle)
+        parts: list[Part] = []
+        for note in bodies:
+            count = made.count(note == "full", self.scopes.fresh(f"{note}_tiles", OUTSIDE))
+            self.scopes.emit(count, self.scopes.depth)
+            parts.append((ZERO, Tile(count.name, ()), note))
         return tuple(
             Segment(
-                ZERO,
-                self.extents.of(rank),
+                lo,
+                hi,
                 note,
-                tuple(body.scope.statements),
-                body.after,
+                tuple(bodies[note].scope.statements),
+                bodies[note].after,
                 needed,
                 made.listed(note == "full"),
             )
-            for note, body in (("full", clear), ("partial", trial))
+            for lo, hi, note in self._divided(rank, parts, needed)
         )
 
     def _tabled(self, rank: str, skipped: list[Expr], ranged: Set[Expr]) -> tuple[Expr, ...]:

@@ -207,7 +207,7 @@ class _Walk:
                     for segment, part in zip(segments, block.loops[place]):
                         one = partial(self._iteration, segment.when, part, rank, env)
                         if segment.listed is not None:
-                            for place in worth.named(segment.listed, env):
+                            for place in worth.named(segment, env):
                                 counts = joined(counts, one(place), worth)
                             continue
                         lo, hi = worth.value(segment.lo, env), worth.value(segment.hi, env)

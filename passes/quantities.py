@@ -30,7 +30,7 @@ from attnc.ir.expr import (
     Tile,
 )
 from attnc.ir.source import CompileError, InvalidIR
-from attnc.ir.tile import Listed, Program, shares_of
+from attnc.ir.tile import Program, Segment, shares_of
 from attnc.ir.tile_blocks import Size
 from attnc.passes.symbolic import extent_symbol
 
@@ -149,8 +149,8 @@ class Arithmetic(Protocol):
     def either(self, when: Expr, env: Env, counts: Callable[[], Counts]) -> Counts:
         """Some counts where a condition holds, else none."""
 
-    def named(self, listed: Listed, env: Env) -> Iterable[Number]:
-        """The iterations that a list names."""
+    def named(self, segment: Segment, env: Env) -> Iterable[Number]:
+        """The iterations of a segment that a list names."""
 
     def walks(self, counts: str) -> Iterable[tuple[Number, Number]]:
         """The instances that walkers take, each walker with all of its own."""
@@ -220,12 +220,13 @@ class Integers:
     def either(self, when: Expr, env: Env, counts: Callable[[], Counts]) -> Counts:
         return counts() if self.value(when, env) else Counts()
 
-    def named(self, listed: Listed, env: Env) -> Iterable[Number]:
-        at = tuple(self.value(part, env) for part in listed.at)
-        count = self.element(listed.count, at)
-        if count is None:
+    def named(self, segment: Segment, env: Env) -> Iterable[Number]:
+        listed = segment.listed
+        if listed is None or listed.positions not in self.data:
             raise _unknown(ONE)
-        return [int(self.data[listed.positions][(*at, place)]) for place in range(count)]
+        row = self.data[listed.positions][tuple(self.value(part, env) for part in listed.at)]
+        lo, hi = self.value(segment.lo, env), self.value(segment.hi, env)
+        return [int(row[place]) for place in range(lo, hi)]
 
     def walks(self, counts: str) -> Iterable[tuple[Number, Number]]:
         made = shares_of(counts)
@@ -341,7 +342,7 @@ class Symbols:
             limited(found.peak_live_bytes),
         )
 
-    def named(self, listed: Listed, env: Env) -> Iterable[Number]:
+    def named(self, segment: Segment, env: Env) -> Iterable[Number]:
         raise _unknown(ONE)
 
     def walks(self, counts: str) -> Iterable[tuple[Number, Number]]:

@@ -35,13 +35,14 @@ from attnc.passes.online import Online, State
 class Split:
     """A cascade with a rank in parts: the rank of the parts, and the states to be stored.
 
-    `rank` is what is split. `belongs` is the predicate that a tile belongs to a part; lowering may
-    divide otherwise. `table` is the tensor that says how many parts a row has, "" where all have
-    the same number.
+    `rank` is what is split, `outer` numbers its tiles. `belongs` is the predicate that a tile
+    belongs to a part; lowering may divide otherwise. `table` is the tensor that says how many parts
+    a row has, "" where all have the same number.
     """
 
     cascade: Cascade
     rank: str
+    outer: str
     part: str
     belongs: Expr
     stored: tuple[str, ...]
@@ -132,7 +133,7 @@ class _Parts:
         stored = dict.fromkeys((*self.written, *self._awaited()))
         table = "" if self.table is None else self.table.name
         kept = tuple(name for name in stored if name in alive)
-        return Split(cascade, self.over, self.rank, self.belongs, kept, table)
+        return Split(cascade, self.over, self.outer, self.rank, self.belongs, kept, table)
 
     def _awaited(self) -> list[str]:
         """Reductions of an earlier sweep that a later one reads: merged before it begins."""

@@ -139,7 +139,7 @@ def iterations(kernel, extents, data) -> Iterator[tuple[int, int, int, str]]:
             if segment.listed is None:
                 span = range(arithmetic.value(segment.lo, env), arithmetic.value(segment.hi, env))
             else:
-                span = arithmetic.named(segment.listed, env)
+                span = arithmetic.named(segment, env)
             for number in span:
                 inside = env.point(loop.rank, number)
                 if segment.when is None or arithmetic.value(segment.when, inside):

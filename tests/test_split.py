@@ -68,7 +68,7 @@ def test_parts_come_to_the_whole(name, parts):
     comes_to_the_whole(scheduled(name, parts))
 
 
-@pytest.mark.parametrize("name", [name for name in ONE_PASS if name != "documents"])
+@pytest.mark.parametrize("name", ONE_PASS)
 def test_shares_come_to_the_whole(name):
     """Walkers whose shares begin and end within rows, tiles of one query and of several."""
     comes_to_the_whole(scheduled(name, 5, 16, "share"))
@@ -238,9 +238,6 @@ def test_a_share_ends_in_the_middle_of_a_row():
 
 
 UNSHARED = {
-    "a list made of tables says which tiles hold points": lambda: scheduled(
-        "documents", 3, 16, "share"
-    ),
     "its states are not those of one kernel": lambda: odd("whole numbers", "share"),
     "S steps along it": lambda: attnc.parse(f"{STEPS}\nschedule c:\n    share t by 4")["c"],
 }
@@ -265,7 +262,7 @@ def test_a_rank_is_split_or_shared():
 
 
 def test_what_differs_from_row_to_row_is_shared():
-    """Where the grid leaves a GPU idle; rows that are alike are split, a list of tiles too."""
+    """Where the grid leaves a GPU idle; rows that are alike are split."""
     sizes = {"b": 2, "h": 4, "p": 1, "m": 65536, "e": 64, "f": 64}
 
     def walkers(name, **more):
@@ -274,11 +271,11 @@ def test_what_differs_from_row_to_row_is_shared():
         return [kernel.grid[0].rank for kernel in made.kernels if kernel.walks], made
 
     assert walkers("varlen")[0]
+    assert walkers("documents")[0]
     assert walkers("causal", p=1024, m=1024)[0]
-    for name in ("attention", "documents"):
-        found, made = walkers(name)
-        assert not found
-        assert any("parts of m" in line for line in made.history)
+    found, made = walkers("attention")
+    assert not found
+    assert any("parts of m" in line for line in made.history)
 
 
 REFUSED = {
@@ -427,7 +424,12 @@ def elsewhere(function, names, **environment):
 
 def test_in_the_interpreter_of_triton():
     names = ["attention", "sink_window", "documents", "differential", "lse_output", "gqa", "paged"]
-    names += ["varlen: shared", "lse_output: shared: tile p by 4", "positions outside: shared"]
+    names += [
+        "varlen: shared",
+        "documents: shared",
+        "lse_output: shared: tile p by 4",
+        "positions outside: shared",
+    ]
     found = elsewhere("wrong", [*names, *ODD], TRITON_INTERPRET="1")
     assert not {name: error for name, error in found.items() if error > 1e-5}
 
