@@ -253,6 +253,25 @@ def _turns(cascade: Cascade, stored: Collection[str]) -> dict[str, set[str]]:
     return found
 
 
+def kept_turns(cascade: Cascade) -> frozenset[str]:
+    """Tensors that are nothing but what a state is in each turn, and are read in other turns."""
+    stepped = cascade.iterative()
+    copies = {
+        einsum.target: einsum.ranks.index(turn)
+        for einsum in cascade.einsums
+        if isinstance(einsum.body, Access) and einsum.body.tensor in stepped
+        for turn in [stepped[einsum.body.tensor][1]]
+        if turn in einsum.ranks and einsum.target not in stepped
+    }
+    return frozenset(
+        access.tensor
+        for einsum in cascade.einsums
+        for expr in (einsum.body, einsum.where)
+        for access in accesses(expr)
+        if access.tensor in copies and not isinstance(access.subscripts[copies[access.tensor]], Index)
+    )
+
+
 def _finals(cascade: Cascade) -> dict[str, str]:
     """Tensors defined as the final slice of an iterative one, with its rank."""
     stepped = cascade.iterative()

@@ -18,7 +18,7 @@ from attnc.ir.tile import Kernel, Program
 from attnc.ir.walk import subterms
 from attnc.passes.blocks import Blocks
 from attnc.passes.count_passes import count_passes
-from attnc.passes.cut import Cut, closure, cut, heavy
+from attnc.passes.cut import Cut, closure, cut, heavy, kept_turns
 from attnc.passes.defer import defer
 from attnc.passes.domain import Domains
 from attnc.passes.extents import Extents
@@ -270,7 +270,7 @@ def lower(
         lambda work: work.falls(sizes or {}) if regroup is None else work.target in regroup,
     )
     cascade = prefixes(cascade)
-    cascade = recompute_parts(cascade, heavy(cascade))
+    cascade = recompute_parts(cascade, heavy(cascade, kept_turns(cascade)))
     decision = cut(cascade)
     plan = mapping(cascade, facts, decision.long, sizes or {}, dtype)
     while True:

@@ -266,10 +266,6 @@ def test_the_peak_does_not_grow_with_the_keys() -> None:
     assert peaks[0] == peaks[1]
 
 
-NO_KERNEL = {"mesa_net": "E302"}
-"""The zoo's cascades whose adjoint no kernel computes, with the error that says so."""
-
-
 LOOSE = {
     "drsformer_tksa": "which scores are among the largest changes with the last digit",
     "kgat": "gradients cancel to a millionth of their terms",
@@ -283,7 +279,7 @@ LONG = {"mixformer_mam", "mvpa", "neighborhood_3d", "overlock_contmix"}
 
 
 def kernels() -> list[Any]:
-    """All cascades, but for those with caches in pages and those whose adjoint has no kernel."""
+    """All cascades, but for those with caches in pages."""
     paths = [*sorted(EXAMPLES.glob("*.attn")), *sorted((EXAMPLES / "zoo").glob("*.attn"))]
     return [
         pytest.param(
@@ -293,7 +289,7 @@ def kernels() -> list[Any]:
         )
         for path in paths
         for name, cascade in attnc.load(path).cascades.items()
-        if name not in SLOW | NO_KERNEL.keys() | LOOSE.keys()
+        if name not in SLOW | LOOSE.keys()
     ]
 
 
@@ -301,15 +297,6 @@ def small(cascade: Cascade) -> dict[str, int]:
     """Extents for the interpreter, which takes time and memory for every point of a cascade."""
     sizes = {rank: min(size, 6) for rank, size in default_sizes(cascade).items()}
     return {**sizes, "b": 1, "h": 2} if cascade.name in WIDE else sizes
-
-
-@pytest.mark.parametrize("name", NO_KERNEL)
-def test_an_adjoint_without_a_kernel_is_refused(name: str) -> None:
-    found = (attnc.load(path).cascades for path in sorted((EXAMPLES / "zoo").glob("*.attn")))
-    (cascade,) = (cascades[name] for cascades in found if name in cascades)
-    with pytest.raises(attnc.CompileError) as caught:
-        attnc.compile(attnc.gradient(cascade))
-    assert caught.value.code == NO_KERNEL[name]
 
 
 def rounded(arrays: Arrays, kind: Any) -> Arrays:
