@@ -268,7 +268,8 @@ def kept_turns(cascade: Cascade) -> frozenset[str]:
         for einsum in cascade.einsums
         for expr in (einsum.body, einsum.where)
         for access in accesses(expr)
-        if access.tensor in copies and not isinstance(access.subscripts[copies[access.tensor]], Index)
+        if access.tensor in copies
+        and not isinstance(access.subscripts[copies[access.tensor]], Index)
     )
 
 
