@@ -45,6 +45,9 @@ def merge_state(*parts: Any) -> tuple[Any, Any]:
     lses: Any
     if len(parts) not in (2, 4):
         raise CallError("merge_state takes outputs and log-sum-exps, or two parts of both")
+    for part in parts:
+        if not hasattr(part, "shape"):
+            raise CallError(f"merge_state takes arrays or tensors, not {type(part).__name__}")
     tensors = not isinstance(parts[0], np.ndarray) and hasattr(parts[0], "is_cuda")
     if len(parts) == 4:
         stack = _torch().stack if tensors else np.stack

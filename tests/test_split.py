@@ -506,3 +506,5 @@ def test_shapes_that_do_not_fit():
         attnc.merge_state(np.zeros((3, 4)), np.zeros(3), np.zeros((2, 4)), np.zeros(2))
     with pytest.raises(attnc.CallError, match="takes outputs"):
         attnc.merge_state(np.zeros((3, 4)))
+    with pytest.raises(attnc.CallError, match="takes arrays or tensors, not int"):
+        attnc.merge_state(1, 2)
