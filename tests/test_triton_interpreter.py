@@ -306,6 +306,22 @@ def test_a_page_table_with_pages_that_are_not_there() -> None:
 
 
 @inside
+def test_where_it_differs_from_numpy() -> None:
+    text = """
+cascade c(X[p, m], I[p]: int) -> G[p], A[p, m], J[p]:
+    G[p]    = max[m](X[p, m])
+    A[p, m] = softmax[m](X[p, m])
+    J[p]    = I[p] * I[p] * 1.0
+"""
+    kernel = attnc.compile(attnc.parse(text)["c"], "triton")
+    scores, many = np.array([[1, np.nan, 3]], np.float32), np.array([2**20])
+    found = kernel(scores, many.astype(np.int32))
+    assert found.G.tolist() == [3]
+    assert np.isnan(found.A).all()
+    assert found.J.tolist() == [0]
+    assert kernel(scores, many).J.tolist() == [2.0**40]
+
+
 def test_keys_that_are_normalised_past_the_end() -> None:
     text = (
         "cascade c(X[p, m], K[m, e]) -> O[p, e]:\n"
