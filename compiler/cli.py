@@ -108,6 +108,8 @@ def check(files: tuple[Path, ...]) -> None:
         try:
             load(file)
         except CompileError as error:
+            if failures:
+                click.echo(err=True)
             failures += 1
             _complain(error)
     if failures:

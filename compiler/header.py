@@ -114,10 +114,7 @@ class _Reader:
         if found.kind is None:
             return "float"
         if found.kind.text not in DTYPES:
-            help = self.errors.nearest(found.kind.text, DTYPES) or f"types are {', '.join(DTYPES)}"
-            self.errors.add(
-                f"no type {found.kind.text!r}", self.span(found.kind), code="E010", help=help
-            )
+            self.errors.unknown_type(found.kind.text, self.span(found.kind))
             return "float"
         return found.kind.text
 

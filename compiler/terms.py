@@ -265,15 +265,9 @@ class Terms:
             return POISON
         body, dtype = self.of(args[0]), args[1].text
         if dtype not in DTYPES:
-            self.unknown_type(args[1])
+            self.errors.unknown_type(dtype, self.span(args[1]))
             return POISON
         return self.grown(Cast(dtype, body.expr, span), kind_of(dtype), [body], span, scalar=False)
-
-    def unknown_type(self, name: syntax.Name) -> None:
-        self.errors.add(
-            f"no type {name.text!r}", self.span(name), code="E010",
-            help=self.errors.nearest(name.text, DTYPES) or f"types are {', '.join(DTYPES)}",
-        )  # fmt: skip
 
     def put_in_place(
         self,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from attnc import limits
 from attnc.ir.algebra import INTEGER_ROUNDING, OPS
+from attnc.ir.cascade import DTYPES
 from attnc.ir.expr import ZERO, Expr
 from attnc.ir.source import CompileError, Span, nearest
 
@@ -36,6 +37,15 @@ class Typed:
 POISON = Typed(ZERO, UNKNOWN)
 
 
+OTHER_NAMES = {
+    "float16": "f16", "half": "f16", "fp16": "f16", "bfloat16": "bf16", "float32": "f32",
+    "fp32": "f32", "float64": "f64", "fp64": "f64", "double": "f64", "float8_e4m3fn": "f8e4m3",
+    "float8_e5m2": "f8e5m2", "int8": "int", "int16": "int", "int32": "int", "int64": "int",
+    "long": "int", "boolean": "bool",
+}  # fmt: skip
+"""What other libraries call the types of the language."""
+
+
 class Errors:
     """The errors of a run in the order in which they were found; `placed` counts the Einsums that
     functions added to it."""
@@ -46,6 +56,13 @@ class Errors:
 
     def add(self, message: str, span: Span, note: str = "", *, code: str, help: str = "") -> None:
         self.found.append(CompileError(message, span, note, code=code, help=help))
+
+    def unknown_type(self, name: str, span: Span) -> None:
+        """Add the error for a word that is no type; what PyTorch and NumPy call one is known."""
+        meant = OTHER_NAMES.get(name)
+        help = f"did you mean {meant}?" if meant else self.nearest(name, DTYPES)
+        help = help or f"types are {', '.join(DTYPES)}"
+        self.add(f"no type {name!r}", span, code="E010", help=help)
 
     def nearest(self, name: str, known: Iterable[str]) -> str:
         """A help that offers the most similar name; none once more errors than are shown."""

@@ -163,7 +163,9 @@ class KernelWriter(Loops):
                 raise CompileError(
                     f"{einsum.target} reduces over {rank}, along which its kernel is cut",
                     body.span if body.span is not NOWHERE else einsum.span,
+                    f"an instance has a tile of {rank}, and none sees what the others have",
                     code="E303",
+                    help="the interpreter runs it as it is: --backend interpreter",
                 )
         outside = set(self.domains.of(body))
         predicates = tuple(

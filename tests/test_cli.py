@@ -55,6 +55,7 @@ def test_check_reports_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     out, err = capsys.readouterr()
     assert out == ""
     assert "first.attn:2:12" in err and "second.attn:2:12" in err
+    assert len(err.split("\n\n")) == 2
     assert "|            ^" in err
     assert "\x1b" not in err
 
