@@ -266,14 +266,12 @@ def test_the_peak_does_not_grow_with_the_keys() -> None:
     assert peaks[0] == peaks[1]
 
 
-LOOSE = {
-    "drsformer_tksa": "which scores are among the largest changes with the last digit",
-    "kgat": "gradients cancel to a millionth of their terms",
-    "lama": "a low-rank factor is divided by what float16 has four digits of",
-    "with_mean": "the same",
-    "lolcats": "the gradient of a factor of both branches is zero but for rounding",
-}
-"""Cascades whose gradients are held to those in float64 alone."""
+CHOOSING = {"drsformer_tksa"}
+"""Which scores are among the largest changes with the last digit: held to float64 alone."""
+
+CANCELLING = {"kgat", "lama", "with_mean", "lolcats"}
+"""Some gradients are millionths of the others, or zero, and a sum of terms as large as these: errors
+are relative to the largest of all gradients, twice as large in float16."""
 LONG = {"mixformer_mam", "mvpa", "neighborhood_3d", "overlock_contmix"}
 """Cascades that take half a minute to compile both ways."""
 
@@ -289,7 +287,7 @@ def kernels() -> list[Any]:
         )
         for path in paths
         for name, cascade in attnc.load(path).cascades.items()
-        if name not in SLOW | LOOSE.keys()
+        if name not in SLOW | CHOOSING
     ]
 
 
@@ -326,16 +324,18 @@ def test_a_training_step_is_as_exact_as_its_type_allows(cascade: Cascade) -> Non
     exact = run(found.backward, given(DOUBLE, outputs), DOUBLE)
     literal = run(found.backward, rounded(given(DOUBLE, outputs), np.float32))
     forward, backward = attnc.compile(found.forward), attnc.compile(found.backward)
-    for kind, tolerance in ((np.float32, 1e-5), (np.float16, 4e-3)):
-        largest = max(float(np.max(np.abs(value), initial=0)) for value in exact.values())
+    largest = max(float(np.max(np.abs(value), initial=0)) for value in exact.values())
+    cancelling = cascade.name in CANCELLING
+    for kind, tolerance in ((np.float32, 1e-5), (np.float16, 8e-3 if cancelling else 4e-3)):
         if largest > float(np.finfo(kind).max):
             continue  # A state that grows has no gradient in so short a type.
         inputs_of = given(kind, forward.run(rounded(arrays, kind)))
         first, second = backward.run(inputs_of), backward.run(inputs_of)
         for name, value in exact.items():
             assert np.array_equal(first[name], second[name]), name
-            allowed = max(tolerance, SLACK * relative_error(literal[name], value))
-            assert relative_error(first[name], value) < allowed, (name, kind)
+            own = float(np.max(np.abs(value), initial=0)) / largest if cancelling else 1
+            allowed = max(tolerance, SLACK * own * relative_error(literal[name], value))
+            assert own * relative_error(first[name], value) < allowed, (name, kind)
 
 
 KERNELS = ["attention", "causal", "varlen", "gqa", "differential", "sigmoid", "gla", "delta_rule"]
