@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from attnc.ir.cascade import FLOATS
 from attnc.ir.expr import (
     ONE,
+    TRUE,
     ZERO,
     Access,
     Cast,
@@ -26,6 +27,7 @@ from attnc.ir.expr import (
     Populate,
     Reduce,
     Tile,
+    both,
 )
 from attnc.ir.source import InvalidIR
 from attnc.ir.walk import subterms
@@ -114,17 +116,34 @@ def choice(condition: Expr, chosen: Expr, other: Expr = ZERO) -> Expr:
             return Map("select", (condition, chosen, other))
 
 
-def _extremum(args: Operands, value: Expr) -> tuple[Expr | None, ...]:
-    """Equal shares among the operands that are the result; a bound takes none."""
+def _greatest(args: Operands, value: Expr) -> tuple[Expr | None, ...]:
+    return _extremum(args, ">=")
+
+
+def _least(args: Operands, value: Expr) -> tuple[Expr | None, ...]:
+    return _extremum(args, "<=")
+
+
+def _extremum(args: Operands, wins: str) -> tuple[Expr | None, ...]:
+    """Equal shares among the operands that none of the others beats; a bound takes none.
+
+    They are compared with each other: the result may have been saved in a shorter type.
+    """
     if len(args) == 2:
         left, right = args
         if fixed(right):
-            return choice(Map("==", (left, value)), ONE), None
+            return choice(Map(wins, (left, right)), ONE), None
         if fixed(left):
-            return None, choice(Map("==", (right, value)), ONE)
+            return None, choice(Map(wins, (right, left)), ONE)
         tied = Map("==", (left, right))
-        return tuple(choice(tied, HALF, choice(Map("==", (arg, value)), ONE)) for arg in args)
-    won = [choice(Map("==", (arg, value)), ONE) for arg in args]
+        pairs = ((left, right), (right, left))
+        return tuple(choice(tied, HALF, choice(Map(wins, pair), ONE)) for pair in pairs)
+    won: list[Expr] = []
+    for arg in args:
+        test: Expr = TRUE
+        for other in args:
+            test = both(test, Map(wins, (arg, other))) or test
+        won.append(choice(test, ONE))
     shares: Expr = won[0]
     for one in won[1:]:
         shares = Map("+", (shares, one))
@@ -209,8 +228,8 @@ RULES: dict[str, Rule] = {
         product(Const(2 / math.sqrt(math.pi)), Map("exp", (negative(_square(a[0])),))),
     ),
     "abs": lambda a, v: (Map("sign", a),),
-    "max": _extremum,
-    "min": _extremum,
+    "max": _greatest,
+    "min": _least,
     "clip": _clip,
     **dict.fromkeys(
         ("==", "!=", "<", "<=", ">", ">=", "and", "or", "not", "sign", "floor", "ceil", "round",
