@@ -205,8 +205,9 @@ def counting(rows: Rows, kernel: Kernel, dealt: Dealt) -> Kernel:
     """The kernel that counts the iterations of each row: its loop without a body."""
     needed = set(names_read(dealt.count))
     body: list[Statement] = []
-    for statement in reversed([s for s in kernel.body if not isinstance(s, Loop)]):
-        if needed & {*defines(statement)}:
+    for statement in reversed(kernel.body):
+        shared = isinstance(statement, Loop) and statement.rank == dealt.count.rank
+        if needed & {*defines(statement)} and not shared:
             body.insert(0, statement)
             needed |= {*names_read(statement)}
     (count,) = dealt.count.carried
