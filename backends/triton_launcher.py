@@ -96,7 +96,7 @@ def _empty(sizes, ranks, dtype, device):
 
 TAKEN = frozenset(keyword.kwlist) | frozenset(HELPERS) | {
     "torch", "triton", "tl", "math", "namedtuple", "sizes", "real", "narrow", "instances", "out",
-    "CallError", "Outputs", "PRECISION", "_check", "_empty", "_generation", "_torch_type", "kept",
+    "CallError", "Outputs", "_precision", "_check", "_empty", "_generation", "_torch_type", "kept",
     "_kept", "_keep", "_sift_kernel", "_deal_kernel", "given", "weakref",
 }  # fmt: skip
 """What a launcher cannot call a tensor, or itself."""
@@ -147,7 +147,7 @@ def _launcher(program: Program, kernels: list[Printed], label: str) -> list[str]
     lines = [f"def {parameter(program.name)}({', '.join([*names, '*', 'out=None'])}):"]
     lines.append(f'    """{_signature_line(program)}"""')
     lines += _sizes(program, kernels)
-    floats = _floats(program)
+    floats = float_inputs(program)
     lines.append(_arithmetic(floats))
     lines += _outputs(program, label)
     made_aside = {name for kernel in kernels for name in aside(kernel)}
@@ -181,7 +181,8 @@ def _sizes(program: Program, kernels: list[Printed]) -> list[str]:
     return lines
 
 
-def _floats(program: Program) -> list[str]:
+def float_inputs(program: Program) -> list[str]:
+    """The inputs of floating types, by their names in the launcher."""
     return [
         parameter(tensor.name) for tensor in program.inputs if tensor.dtype not in ("int", "bool")
     ]
@@ -189,7 +190,7 @@ def _floats(program: Program) -> list[str]:
 
 def _allocated(program: Program, tensor: Tensor) -> str:
     """An output without values, of the type of the first input of a floating type."""
-    floats = _floats(program)
+    floats = float_inputs(program)
     real = f"{floats[0]}.dtype" if floats else "torch.float32"
     return _empty(tensor, parameter(program.inputs[0].name), real)
 

@@ -22,7 +22,14 @@ from attnc.backends.triton_flow import fused, on_tensor_cores, tile_uses
 from attnc.backends.triton_helpers import HELPERS, helper_text
 from attnc.backends.triton_host import ATOM, host
 from attnc.backends.triton_kernel import Width, Writer
-from attnc.backends.triton_launcher import Argument, Printed, launchers, parameter, signature
+from attnc.backends.triton_launcher import (
+    Argument,
+    Printed,
+    float_inputs,
+    launchers,
+    parameter,
+    signature,
+)
 from attnc.backends.triton_lists import DEAL, KEPT, SIFT
 from attnc.ir.cascade import Reduction
 from attnc.ir.expr import Const, Expr, Extent, Index, Map, Param, Tile
@@ -97,11 +104,16 @@ def _reductions(programs: tuple[Program, ...], used: set[str]) -> list[str]:
     return [text for name, text in texts.items() if name in used]
 
 
-_PRECISION = """\
-# How float32 matrices are multiplied: as three products of tensor cores, which keeps about 22 bits
-# of each operand. "ieee" keeps all 24 but leaves the tensor cores idle, "tf32" keeps 11. Narrower
-# types are multiplied exactly in any case.
-PRECISION = tl.constexpr("tf32x3")"""
+_PRECISION = '''
+def _precision(*inputs):
+    """How matrices that were computed in float32 are multiplied: as three products of tensor
+    cores, which keep about 22 bits of each operand ("tf32x3") or, for inputs of at most 16 bits,
+    16 in half of the registers ("bf16x3", which Triton's interpreter lacks). "ieee" keeps all 24
+    but leaves the tensor cores idle. Narrower types are multiplied exactly in any case.
+    """
+    narrow = [x.element_size() <= 2 and x.device.type != "cpu" for x in inputs]
+    return "bf16x3" if narrow and all(narrow) else "tf32x3"
+'''.strip()
 
 
 def _docstring(header: str) -> str:
@@ -157,7 +169,7 @@ def print_kernel(program: Program, kernel: Kernel) -> Printed:
     lines = [*prologue, "", *(line.removeprefix("    ") for line in writer.lines)]
     if kernel.walks:
         lines = _walk(kernel, writer, lines)
-    arguments = _arguments(writer, blocks)
+    arguments = _arguments(writer, blocks, float_inputs(program))
     name = f"{kernel.name}_kernel"
     text = "\n".join(
         [
@@ -366,7 +378,9 @@ def _bases(bases: Mapping[str, str]) -> list[str]:
     return lines
 
 
-def _arguments(writer: Writer, blocks: dict[Expr, tuple[str, str, str]]) -> tuple[Argument, ...]:
+def _arguments(
+    writer: Writer, blocks: dict[Expr, tuple[str, str, str]], floats: list[str]
+) -> tuple[Argument, ...]:
     """Pointers, strides, extents, then compile-time constants."""
     scope = writer.scope
     found = [Argument(f"{name}_ptr", parameter(name), "pointer") for name in writer.touched]
@@ -384,6 +398,8 @@ def _arguments(writer: Writer, blocks: dict[Expr, tuple[str, str, str]]) -> tupl
     for expr, name in scope.constants.items():
         found.append(Argument(name, host(expr, size_of), "constant"))
     found.append(Argument("REAL", "real", "constant"))
+    if writer.precision:
+        found.append(Argument("PRECISION", f"_precision({', '.join(floats)})", "constant"))
     found.sort(key=lambda argument: argument.group == "constant")
     return tuple(found)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from triton_programs import elementwise, flash, gated, m, paged
@@ -32,6 +34,24 @@ def test_a_module_needs_only_torch_and_triton(program: Program) -> None:
 def test_the_heading_is_the_docstring_whatever_it_holds() -> None:
     heading = 'a \\ b """ c\n  indented \\n'
     assert ast.get_docstring(ast.parse(emit(flash(), heading)), clean=False) == heading + "\n"
+
+
+def test_matrices_computed_in_float32_are_multiplied_more_exactly_than_the_inputs_are() -> None:
+    (function,) = (
+        node
+        for node in ast.parse(emit(flash(), "")).body
+        if isinstance(node, ast.FunctionDef) and node.name == "_precision"
+    )
+    scope: dict[str, Any] = {}
+    exec(ast.unparse(function), scope)
+
+    def on(device: str, *sizes: int) -> str:
+        kind = SimpleNamespace(type=device)
+        inputs = [SimpleNamespace(element_size=lambda s=s: s, device=kind) for s in sizes]
+        return str(scope["_precision"](*inputs))
+
+    assert on("cuda", 2, 2, 1) == "bf16x3"
+    assert on("cuda", 2, 4) == on("cuda", 8) == on("cpu", 2) == on("cuda") == "tf32x3"
 
 
 def test_a_product_added_to_the_state_goes_into_the_dot() -> None:
