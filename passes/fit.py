@@ -5,7 +5,11 @@
 Tiles are chosen rank by rank, for two ranks at a time. Where three or more long ranks meet, the
 product of their tiles is halved, the largest first, until it fits. Where all tiles together need
 more registers than a thread has, the stream is halved first, which leaves the states as they are,
-then the rows.
+then the rows. A kernel without rows, such as a recurrence, has the columns of its states:
+
+    S[d, f] in one instance, f 128     ->     two instances with 64 of f each
+
+What does not vary with f both compute.
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ from attnc.ir.tile import (
     Store,
 )
 from attnc.ir.tile_facts import every
-from attnc.passes.mapping import FEW, Mapping
+from attnc.passes.columns import columns
+from attnc.passes.mapping import COLUMNS, FEW, Mapping
 from attnc.passes.pressure import pressure
 
 WIDTH = 64
@@ -42,6 +47,7 @@ def fit(program: Program, streamed: frozenset[str], plan: Mapping) -> Mapping:
     """
     halved: dict[str, int] = {}
     cuts: dict[str, dict[str, int]] = {}
+    divided: set[str] = set()
     for kernel in program.kernels:
         sizes = _sizes(kernel, plan)
         sizes |= {rank: min(size, halved[rank]) for rank, size in sizes.items() if rank in halved}
@@ -52,12 +58,20 @@ def fit(program: Program, streamed: frozenset[str], plan: Mapping) -> Mapping:
             smaller |= _relieved(kernel, sizes | smaller, loop, rows - plan.fixed, plan)
         halved |= {rank: size for rank, size in smaller.items() if rank not in rows}
         own = {rank: size for rank, size in smaller.items() if rank in rows}
+        if not kernel.lists:
+            own |= _divided(kernel, sizes | smaller, rows, plan)
+        divided |= own.keys() - rows
         for statement in every(kernel.body) if own else ():
             if isinstance(statement, Store):
                 cuts[statement.tensor] = plan.cuts.get(statement.tensor, {}) | own
     if not halved and not cuts:
         return plan
-    return replace(plan, tiles={**plan.tiles, **halved}, cuts={**plan.cuts, **cuts})
+    return replace(
+        plan,
+        tiles={**plan.tiles, **halved},
+        cuts={**plan.cuts, **cuts},
+        fixed=plan.fixed | divided,
+    )
 
 
 def _shrunk(
@@ -101,6 +115,39 @@ def _relieved(
         rank, sizes, need = found
         halved[rank] = sizes[rank]
     return halved
+
+
+def _divided(
+    kernel: Kernel, sizes: dict[str, int], rows: frozenset[str], plan: Mapping
+) -> dict[str, int]:
+    """The columns that instances divide: as a schedule says, or where a kernel without rows carries
+    more than fits and at most half as much work again comes of it."""
+    free = columns(kernel)
+    found = {rank: plan.tiles[rank] for rank in free if rank in plan.fixed & plan.tiles.keys()}
+    # Products of few rows stand in every warp whole: a third of the registers is theirs.
+    crowded = 3 * pressure(kernel, sizes, 32 * plan.warps) > 2 * plan.target.registers > 0
+    if found or rows or not crowded:
+        return found
+    work = tuple(_work(kernel, sizes))
+    most = sum(count for _, count in work) // 2
+    loops = (own for own in every(kernel.body) if isinstance(own, Loop))
+    carried = {rank for loop in loops for state in loop.carried for rank in state.ranks}
+    for rank in (rank for rank in free if rank in carried):
+        again = sum(count for ranks, count in work if rank not in ranks)
+        tile = COLUMNS
+        while tile < sizes[rank]:
+            if again * (-(-sizes[rank] // tile) - 1) <= most:
+                return {rank: tile}
+            tile *= 2
+    return {}
+
+
+def _work(kernel: Kernel, sizes: dict[str, int]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The ranks of each product of tiles, and its multiplications."""
+    for own in every(kernel.body):
+        if isinstance(own, Contract):
+            ranks = (*own.ranks, own.over)
+            yield ranks, prod(sizes[rank] for rank in ranks)
 
 
 def _sizes(kernel: Kernel, plan: Mapping) -> dict[str, int]:

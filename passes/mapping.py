@@ -32,12 +32,13 @@ WARPS = (1, 2, 4, 8, 16, 32)
 class Mapping:
     """Tile sizes by rank, the tile of streamed ranks, launch settings.
 
-    `fixed` are the ranks whose tiles a schedule gives, `splits` the parts that it wants of a
-    streamed rank (None for as many as fit), `shares` the instances that it wants to share the work
-    of all rows (None for as many as fit), `unshared` the ranks whose work cannot be;
-    `merged` the ranks that number such parts, `recurrent` those along which recurrences go, by
-    steps or chunks; `stacked` tells that problems of a batch go together. `sizes` are the extents
-    that are known. `cuts` are smaller tiles of the grid, by the tensor that is stored.
+    `fixed` are the ranks whose tiles a schedule gives or that states are divided along, `splits`
+    the parts that it wants of a streamed rank (None for as many as fit), `shares` the instances
+    that it wants to share the work of all rows (None for as many as fit), `unshared` the ranks
+    whose work cannot be; `merged` the ranks that number such parts, `recurrent` those along which
+    recurrences go, by steps or chunks; `stacked` tells that problems of a batch go together.
+    `sizes` are the extents that are known. `cuts` are tiles of the grid by the tensor that is
+    stored: smaller ones, or of a rank else whole.
     """
 
     target: Target

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import attnc
 from attnc.ir.cascade import Cascade
+from attnc.ir.verify_tile import verify_program
 from attnc.passes.normalise import normalise
 from attnc.passes.pipeline import lower
 from attnc.passes.recurrences.chunk import chunk
@@ -156,6 +157,48 @@ def test_chunks_stand_side_by_side(name: str, length: int) -> None:
     same(attnc.compile(one, backend="numpy")(**inputs), expected, 1e-5)
     cut = [[grid.rank for grid in kernel.grid] for kernel in lower(one, "numpy").kernels]
     assert len(cut) == 3 and cut[0] == cut[2] == ["b", "h", "t1"] and cut[1] == ["b", "h"]
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_instances_divide_the_columns_of_a_state(name: str) -> None:
+    end = "f" if name == "no sum at all" else "d, f"
+    text = f"{HEAD}, F[{end}]:\n{RECURRENCES[name]}    F[{end}] = S[|t|, {end}]\n"
+    one = cascade(f"{text}\nschedule r:\n    tile f by 2\n")
+    inputs = drawn(one, t=70)
+    expected = attnc.compile(one, backend="interpreter")(**inputs)
+    same(attnc.compile(one, backend="numpy")(**inputs), expected, 1e-12)
+    for target in ("numpy", "triton"):
+        program = lower(one, target)
+        verify_program(program)
+        assert [[own.rank for own in k.grid] for k in program.kernels] == [["b", "h", "f"]]
+
+
+GATED = RECURRENCES["gate along what reads sum over"]
+MIXED = RECURRENCES["delta rule with a gate along d"]
+NORMED = (
+    GATED.replace("    O[t, f] =", "    X[t, f] =") + "    O[t, f] = X[t, f] / max[f](X[t, f])\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "tile"),
+    [
+        (GATED, 64, None),  # It fits.
+        (GATED, 96, 64),
+        (GATED, 128, 64),
+        (GATED, 256, 128),  # What does not vary with f would be computed four times.
+        (MIXED, 128, 64),
+        (NORMED, 128, None),
+    ],
+)
+def test_states_that_fill_the_registers_are_divided(
+    text: str, width: int, tile: int | None
+) -> None:
+    sizes = {"d": 128, "f": width} if width > 64 else {"d": 64, "f": 64}
+    (kernel,) = lower(cascade(f"{HEAD}:\n{text}"), "triton", "f16", sizes).kernels
+    assert {own.rank: own.tile for own in kernel.grid}.get("f") == tile
+    (kernel,) = lower(cascade(f"{HEAD}:\n{text}"), "numpy", sizes=sizes).kernels
+    assert "f" not in [own.rank for own in kernel.grid]
 
 
 def test_chunks_stand_side_by_side_where_the_grid_is_small() -> None:
