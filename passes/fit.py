@@ -53,12 +53,12 @@ def fit(program: Program, streamed: frozenset[str], plan: Mapping) -> Mapping:
         sizes |= {rank: min(size, halved[rank]) for rank, size in sizes.items() if rank in halved}
         rows = frozenset(entry.rank for entry in kernel.grid if entry.tile > 1)
         smaller = _shrunk(kernel, sizes, (streamed | rows) - plan.fixed, plan)
-        if plan.target.registers and not kernel.lists:
+        if plan.target.registers and not kernel.aside:
             loop = streamed - rows - plan.fixed
             smaller |= _relieved(kernel, sizes | smaller, loop, rows - plan.fixed, plan)
         halved |= {rank: size for rank, size in smaller.items() if rank not in rows}
         own = {rank: size for rank, size in smaller.items() if rank in rows}
-        if not kernel.lists:
+        if not kernel.aside:
             own |= _divided(kernel, sizes | smaller, rows, plan)
         divided |= own.keys() - rows
         for statement in every(kernel.body) if own else ():
