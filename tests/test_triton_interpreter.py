@@ -322,6 +322,7 @@ cascade c(X[p, m], I[p]: int) -> G[p], A[p, m], J[p]:
     assert kernel(scores, many).J.tolist() == [2.0**40]
 
 
+@inside
 def test_keys_that_are_normalised_past_the_end() -> None:
     text = (
         "cascade c(X[p, m], K[m, e]) -> O[p, e]:\n"
