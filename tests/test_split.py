@@ -407,6 +407,20 @@ def spilled(name):
     return [kernel.spills for kernel in kernels]
 
 
+def many(name):
+    """Whether a kernel deals many rows out as NumPy does: more than it takes at a time."""
+    rows, walkers = map(int, name.split())
+    cascade = attnc.parse(
+        "cascade c[b](X[m], len[b;]: int) -> Y[b;]:\n    Y[b] = sum[m where m < len[b]](X[m])\n"
+        f"schedule c:\n    share m by {walkers}\n    tile m by 1\n"
+    )["c"]
+    draw = np.random.default_rng(0)
+    arrays = {"X": draw.standard_normal((rows, 3), np.float32)}
+    arrays["len"] = draw.integers(0, 4, rows).astype(np.int32)
+    found, wanted = (attnc.compile(cascade, name).run(arrays)["Y"] for name in ("triton", "numpy"))
+    return float(np.abs(found - wanted).max(initial=0))
+
+
 def elsewhere(function, names, **environment):
     """The answers of a process of its own, since Triton decides on import how it runs."""
     pytest.importorskip("triton")
@@ -431,6 +445,11 @@ def test_in_the_interpreter_of_triton():
         "positions outside: shared",
     ]
     found = elsewhere("wrong", [*names, *ODD], TRITON_INTERPRET="1")
+    assert not {name: error for name, error in found.items() if error > 1e-5}
+
+
+def test_many_rows_in_the_interpreter_of_triton():
+    found = elsewhere("many", ["1030 7", "1 128", "0 3"], TRITON_INTERPRET="1")
     assert not {name: error for name, error in found.items() if error > 1e-5}
 
 
