@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -341,11 +342,14 @@ def _compile(
         if divisible:
             hints[(place,)] = [["tt.divisibility", 16]]
     targets = importlib.import_module("triton.backends.compiler")
-    compiled = triton.compile(
-        triton.compiler.ASTSource(function, signature, constants, hints),
-        target=targets.GPUTarget("cuda", capability, 32),
-        options=options,
-    )
+    with warnings.catch_warnings():
+        # The options say whether products and sums are fused: its default is of no concern.
+        warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
+        compiled = triton.compile(
+            triton.compiler.ASTSource(function, signature, constants, hints),
+            target=targets.GPUTarget("cuda", capability, 32),
+            options=options,
+        )
     forms: dict[str, str | bytes] = {form: compiled.asm[form] for form in TEXTS}
     cubin = compiled.asm["cubin"]
     forms["cubin"] = cubin
