@@ -94,6 +94,21 @@ def every(statements: tuple[Statement, ...]) -> Iterator[Statement]:
                 yield from every(segment.body)
 
 
+def names_made(statements: tuple[Statement, ...]) -> set[str]:
+    """The names of all tiles that statements define, those of the bodies of loops too."""
+    return {name for statement in every(statements) for name in defines(statement)}
+
+
+def unused(taken: set[str], wish: str) -> str:
+    """A name that is not taken, and is from now on."""
+    name, number = wish, 1
+    while name in taken:
+        number += 1
+        name = f"{wish}_{number}"
+    taken.add(name)
+    return name
+
+
 def lists_read(statements: tuple[Statement, ...]) -> Iterator[str]:
     """The buffers of the lists by which loops run."""
     for statement in statements:

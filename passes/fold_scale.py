@@ -27,7 +27,7 @@ from attnc.ir.tile import (
     Statement,
     Store,
 )
-from attnc.ir.tile_facts import defines, names_read
+from attnc.ir.tile_facts import names_made, names_read, unused
 from attnc.ir.walk import rewrite, subterms
 from attnc.passes.signs import positive
 
@@ -50,7 +50,7 @@ class _Folder:
     names: set[str] = field(default_factory=set)
 
     def folded(self) -> Kernel:
-        self.names = _names(self.kernel.body)
+        self.names = names_made(self.kernel.body)
         body = _live(self._statements(self.kernel.body))
         top = tuple(Compute(tile.name, (), expr) for expr, tile in self.scalars.items())
         used = {name for statement in body for name in names_read(statement)}
@@ -71,7 +71,7 @@ class _Folder:
                     out.extend(self._fold(statement, self._seen(tile, source), scale))
                 case Fold(name, _, "max", source) if source.name in masked:
                     test, tile, scale = masked[source.name]
-                    raw = self._fresh(f"{source.name}_raw")
+                    raw = unused(self.names, f"{source.name}_raw")
                     inside = Map("select", (test, tile, Const(-math.inf)))
                     out.append(Compute(raw, source.ranks, inside))
                     self.scaled[source.name] = Tile(raw, source.ranks), scale
@@ -119,7 +119,7 @@ class _Folder:
         return Tile(source.name, reader.ranks)
 
     def _fold(self, fold: Fold, source: Tile, scale: Expr) -> tuple[Statement, ...]:
-        raw = self._fresh(f"{fold.name}_raw")
+        raw = unused(self.names, f"{fold.name}_raw")
         factor = self._scalar(scale)
         return (
             replace(fold, name=raw, source=source),
@@ -187,22 +187,14 @@ class _Folder:
         """Something of fewer ranks times log2(e), computed by itself."""
         if expr not in logs:
             name = expr.name if isinstance(expr, Tile) else "shift"
-            logs[expr] = Tile(self._fresh(f"{name}_log2"), own)
+            logs[expr] = Tile(unused(self.names, f"{name}_log2"), own)
             before.append(Compute(logs[expr].name, own, Map("*", (expr, LOG2E))))
         return logs[expr]
 
     def _scalar(self, expr: Expr) -> Tile:
         if expr not in self.scalars:
-            self.scalars[expr] = Tile(self._fresh("scale"), ())
+            self.scalars[expr] = Tile(unused(self.names, "scale"), ())
         return self.scalars[expr]
-
-    def _fresh(self, wish: str) -> str:
-        name, count = wish, 1
-        while name in self.names:
-            count += 1
-            name = f"{wish}_{count}"
-        self.names.add(name)
-        return name
 
 
 def _scale(body: Expr) -> tuple[Tile, Expr] | None:
@@ -225,14 +217,6 @@ def _constant(expr: Expr) -> bool:
 
 def _ranks(expr: Expr) -> tuple[str, ...]:
     return tuple(dict.fromkeys(r for t in subterms(expr) if isinstance(t, Tile) for r in t.ranks))
-
-
-def _names(statements: tuple[Statement, ...]) -> set[str]:
-    found = {name for statement in statements for name in defines(statement)}
-    for statement in statements:
-        if isinstance(statement, Loop):
-            found = found.union(*(_names(segment.body) for segment in statement.segments))
-    return found
 
 
 def _live(statements: tuple[Statement, ...]) -> tuple[Statement, ...]:

@@ -14,14 +14,22 @@ head of a problem, or a tile of its queries. A kernel before it counts their ite
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from attnc.ir.affine import divided, plus, times
 from attnc.ir.cascade import Cascade, RankDecl, Tensor
 from attnc.ir.expr import ONE, ZERO, Const, Expr, Extent, Index, Map, Tile, both
 from attnc.ir.tile import Compute, Grid, Kernel, Load, Loop, Statement, Store, shares_of
-from attnc.ir.tile_facts import defines, every, names_read, ranks_of, terms
+from attnc.ir.tile_facts import (
+    defines,
+    every,
+    names_made,
+    names_read,
+    ranks_of,
+    terms,
+    unused,
+)
 from attnc.ir.walk import free_ranks, subterms
 from attnc.passes.extents import Extents
 from attnc.passes.fiber import Names
@@ -221,8 +229,8 @@ def counting(rows: Rows, kernel: Kernel, dealt: Dealt) -> Kernel:
 
 def walking(rows: Rows, kernel: Kernel, dealt: Dealt) -> Kernel:
     """The kernel itself: in each row of a walk it begins where the share of the walker does."""
-    names = _Names(kernel)
-    before, every_one = names.fresh("before"), names.fresh("total")
+    taken = names_made(kernel.body) | {dealt.begin, dealt.each}
+    before, every_one = unused(taken, "before"), unused(taken, "total")
     head = (
         *_share(rows, every_one, dealt.each),
         Load(before, (), shares_of(rows.counts).ends, (Index(rows.row),)),
@@ -273,7 +281,7 @@ class _Reader:
     """Rewrites what one kernel reads; `head` is what it must know for that, at the beginning."""
 
     def __init__(self, rows: Rows, kernel: Kernel) -> None:
-        self.rows, self.kernel, self.names = rows, kernel, _Names(kernel)
+        self.rows, self.kernel, self.taken = rows, kernel, names_made(kernel.body)
         self.head: list[Statement] = []
         self.known: dict[Expr, tuple[Tile, Tile]] = {}
         self.each = ""
@@ -310,11 +318,11 @@ class _Reader:
         if not free_ranks(row) <= there:
             raise CannotLevel(self.rows.over, "parts are read in a loop over rows")
         if not self.each:
-            self.each = self.names.fresh("each")
-            self.head += _share(self.rows, self.names.fresh("total"), self.each)
+            self.each = unused(self.taken, "each")
+            self.head += _share(self.rows, unused(self.taken, "total"), self.each)
         ranks = tuple(axis.rank for axis in self.kernel.axes if axis.rank in free_ranks(row))
         before, after, first, count = (
-            Tile(self.names.fresh(name), ranks) for name in ("before", "after", "first", "parts")
+            Tile(unused(self.taken, name), ranks) for name in ("before", "after", "first", "parts")
         )
         each, ends = Tile(self.each, ()), shares_of(self.rows.counts).ends
         last = Map("//", (plus(after, Const(-1)), each))
@@ -327,26 +335,6 @@ class _Reader:
         ]
         self.known[row] = first, count
         return first, count
-
-
-class _Names:
-    """Names for tiles that a kernel does not have yet."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.taken = {name for s in every(kernel.body) for name in _mentioned(s)}
-
-    def fresh(self, wish: str) -> str:
-        name, number = wish, 1
-        while name in self.taken:
-            number += 1
-            name = f"{wish}_{number}"
-        self.taken.add(name)
-        return name
-
-
-def _mentioned(statement: Statement) -> Iterator[str]:
-    yield from defines(statement)
-    yield from names_read(statement)
 
 
 def _product(left: Expr, right: Expr) -> Expr:
