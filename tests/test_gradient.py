@@ -274,7 +274,7 @@ LONG = {"mixformer_mam", "mvpa", "neighborhood_3d", "overlock_contmix"}
 
 
 def kernels() -> list[Any]:
-    """All cascades, but for those with caches in pages."""
+    """All cascades of the examples and of the zoo."""
     paths = [*sorted(EXAMPLES.glob("*.attn")), *sorted((EXAMPLES / "zoo").glob("*.attn"))]
     return [
         pytest.param(
@@ -284,7 +284,6 @@ def kernels() -> list[Any]:
         )
         for path in paths
         for name, cascade in attnc.load(path).cascades.items()
-        if name not in SLOW
     ]
 
 
