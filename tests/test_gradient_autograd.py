@@ -1,4 +1,4 @@
-"""Where gradients cancel: autograd of the literal program loses as many digits.
+"""Where gradients cancel: errors beside those of autograd of the literal program, at most fourfold.
 
 The inputs are normal and no weight is scaled, so that scores are large, most rows have one key, and
 the gradient of its score is a difference of equal numbers. Errors are relative to the largest
