@@ -12,7 +12,8 @@ A tensor is *stored* where a kernel could not have it otherwise:
   grid would reduce again);
 - it was reduced over a long rank and carries one over which its reader reduces (each step of that
   loop would run another);
-- it is what a turn of a recurrence leaves behind, and its reader reduces over the turns;
+- it is what a turn of a recurrence leaves behind, and its reader reduces over the turns, or what a
+  larger tensor is made of that would be (passes/again.py);
 - it is a sum of products, compared with itself or with what is made of it: computed twice, in tiles
   of other shapes, it might differ from itself in the last digit.
 """
@@ -52,7 +53,7 @@ def long_ranks(cascade: Cascade) -> frozenset[str]:
         if not set(own) <= {other[-1] for j, other in enumerate(matrices) if j != i}
     ]
     inner = {rank for own in lengthy for rank in own[:-1]}
-    constant = {decl.name for decl in cascade.ranks if _constant(decl.extent)}
+    constant = constant_ranks(cascade)
     every = {rank for own in layouts for rank in own} | {decl.name for decl in cascade.ranks}
     short = (last - inner) | constant
     short |= {
@@ -62,20 +63,27 @@ def long_ranks(cascade: Cascade) -> frozenset[str]:
     return frozenset(every - (short - asked))
 
 
-def _constant(extent: Expr) -> bool:
-    return all(not isinstance(t, Extent | Access | Index) for t in subterms(extent)) and any(
-        isinstance(t, Const | Param) for t in subterms(extent)
-    )
+def constant_ranks(cascade: Cascade) -> frozenset[str]:
+    """The ranks, and those of their length, whose extents are made of numbers and parameters."""
+
+    def constant(extent: Expr) -> bool:
+        return all(not isinstance(t, Extent | Access | Index) for t in subterms(extent)) and any(
+            isinstance(t, Const | Param) for t in subterms(extent)
+        )
+
+    found = frozenset(decl.name for decl in cascade.ranks if constant(decl.extent))
+    alike = {d.name: d.extent.rank for d in cascade.ranks if isinstance(d.extent, Extent)}
+    return found | {name for name, rank in alike.items() if rank in found}
 
 
-def cut(cascade: Cascade) -> Cut:
-    """Decide what is stored; a cascade that one kernel computes stores nothing."""
+def cut(cascade: Cascade, kept: Collection[str] = ()) -> Cut:
+    """Decide what is stored beside what is `kept`; what one kernel computes stores nothing."""
     long = long_ranks(cascade)
     classes = rank_of(cascade)
     parts = _parts(cascade, classes)
     stepped = cascade.iterative()
     definitions: dict[str, Einsum] = {e.target: e for e in cascade.einsums}
-    stored: dict[str, None] = dict.fromkeys(_compared(cascade))
+    stored: dict[str, None] = dict.fromkeys((*kept, *_compared(cascade)))
     for einsum in cascade.einsums:
         for expr in (einsum.body, einsum.where):
             for access in accesses(expr):
@@ -138,7 +146,7 @@ def _forced(
 ) -> list[str]:
     """Reductions over a long rank that a root needs whole, or would repeat."""
     stepped = cascade.iterative()
-    finals, turns = _finals(cascade), _turns(cascade, stored)
+    finals, turns = _finals(cascade), made_in_turns(cascade, stored)
     loops = {rank for _, rank in stepped.values()}
     found: list[str] = []
     for root in roots:
@@ -187,22 +195,23 @@ def _beneath(
     return found
 
 
-def heavy(cascade: Cascade, stored: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Tensors not to compute a second time: reduced over a long rank, or found on the way of a
-    recurrence, turn by turn, and not made of what is stored."""
+def costly(cascade: Cascade) -> frozenset[str]:
+    """Tensors not to compute a second time: reduced over a long rank, or compared."""
     long = long_ranks(cascade)
     classes = rank_of(cascade)
-    return (
-        frozenset(
-            einsum.target
-            for einsum in cascade.einsums
-            if isinstance(einsum.body, Reduce)
-            and any(classes.get(rank, base(rank)) in long for rank in einsum.body.ranks)
-        )
-        | frozenset(_finals(cascade))
-        | frozenset(_turns(cascade, stored))
-        | _compared(cascade)
+    reduced = frozenset(
+        einsum.target
+        for einsum in cascade.einsums
+        if isinstance(einsum.body, Reduce)
+        and any(classes.get(rank, base(rank)) in long for rank in einsum.body.ranks)
     )
+    return reduced | frozenset(_finals(cascade)) | _compared(cascade)
+
+
+def heavy(cascade: Cascade, stored: frozenset[str] = frozenset()) -> frozenset[str]:
+    """What is costly, or found on the way of a recurrence, turn by turn, and not made of what is
+    stored."""
+    return costly(cascade) | frozenset(made_in_turns(cascade, stored))
 
 
 def _compared(cascade: Cascade) -> frozenset[str]:
@@ -234,7 +243,7 @@ def _rounded(cascade: Cascade, einsum: Einsum) -> bool:
     )
 
 
-def _turns(cascade: Cascade, stored: Collection[str]) -> dict[str, set[str]]:
+def made_in_turns(cascade: Cascade, stored: Collection[str]) -> dict[str, set[str]]:
     """Tensors made of what an iterative one is in each turn, and of nothing stored, with the ranks
     of the turns that they have."""
     stepped = cascade.iterative()
@@ -251,26 +260,6 @@ def _turns(cascade: Cascade, stored: Collection[str]) -> dict[str, set[str]]:
                 if access.tensor in found or own & {*einsum.ranks}:
                     found.setdefault(einsum.target, set()).update(own & {*einsum.ranks})
     return found
-
-
-def kept_turns(cascade: Cascade) -> frozenset[str]:
-    """Tensors that are nothing but what a state is in each turn, and are read in other turns."""
-    stepped = cascade.iterative()
-    copies = {
-        einsum.target: einsum.ranks.index(turn)
-        for einsum in cascade.einsums
-        if isinstance(einsum.body, Access) and einsum.body.tensor in stepped
-        for turn in [stepped[einsum.body.tensor][1]]
-        if turn in einsum.ranks and einsum.target not in stepped
-    }
-    return frozenset(
-        access.tensor
-        for einsum in cascade.einsums
-        for expr in (einsum.body, einsum.where)
-        for access in accesses(expr)
-        if access.tensor in copies
-        and not isinstance(access.subscripts[copies[access.tensor]], Index)
-    )
 
 
 def _finals(cascade: Cascade) -> dict[str, str]:

@@ -36,8 +36,11 @@ class Deferral:
     law: str
 
 
-def defer(cascade: Cascade, rank: str) -> tuple[Cascade, tuple[Deferral, ...]]:
-    """Take every factor that waits for a reduction over `rank` out of the others over it."""
+def defer(cascade: Cascade, rank: str, apart: bool = True) -> tuple[Cascade, tuple[Deferral, ...]]:
+    """Take every factor that waits for a reduction over `rank` out of the others over it.
+
+    A sum of several products becomes as many reductions, unless not `apart`.
+    """
     facts = fiber(cascade, rank)
     domains = Domains(cascade)
     names = Names(cascade)
@@ -45,7 +48,7 @@ def defer(cascade: Cascade, rank: str) -> tuple[Cascade, tuple[Deferral, ...]]:
     done: list[Deferral] = []
     for einsum in cascade.einsums:
         body = facts.reductions.get(einsum.target)
-        found = None if body is None else _rewritten(einsum, body, facts, domains, names)
+        found = None if body is None else _rewritten(einsum, body, facts, domains, names, apart)
         if found is None:
             einsums.append(einsum)
         else:
@@ -57,7 +60,7 @@ def defer(cascade: Cascade, rank: str) -> tuple[Cascade, tuple[Deferral, ...]]:
 
 
 def _rewritten(
-    einsum: Einsum, body: Reduce, facts: Fiber, domains: Domains, names: Names
+    einsum: Einsum, body: Reduce, facts: Fiber, domains: Domains, names: Names, apart: bool
 ) -> tuple[list[Einsum], Deferral] | None:
     opened = Products(facts, body.ranks)
     match body.op:
@@ -84,6 +87,8 @@ def _rewritten(
         return None
     if joint == "+":
         return _out_of_extremum(einsum, body, terms, opened, facts, domains, names)
+    if len(terms) > 1 and not apart:
+        return None
     whole = union(domains.holding(body.where), domains.of(body.body))
     parts: list[Einsum] = []
     result: Expr | None = None

@@ -7,7 +7,8 @@
 What is read at other than its own position goes through memory: here the sums, before all of S.
 Legal where what is reduced over has the extent of the tensor's own rank, since names are no part of
 a sum, and what lies outside of R_own has no points of S. So is the end of a state, whose own
-variables a kernel cuts while it goes along the rank of the steps:
+variables a kernel cuts while it goes along the rank of the steps, wherever that end is read at
+another position:
 
     D[t, d] = T[|t|, t, d]                  T_own[n, d] = T[|t|, n, d]
                                             D[t, d]     = T_own[t, d]
@@ -21,45 +22,65 @@ from dataclasses import replace
 
 from attnc.ir.cascade import Cascade, Einsum, Left, rank_of
 from attnc.ir.expr import Access, Expr, Extent, Index, Reduce
-from attnc.ir.walk import rewrite
+from attnc.ir.walk import accesses, rewrite
 from attnc.passes.fiber import Names
 
 
 def under_own_ranks(cascade: Cascade) -> Cascade:
     """The normalised cascade with such reductions and ends of states under names of their own."""
-    return _sums(_ends(cascade))
+    return _sums(ends(cascade))
 
 
-def _ends(cascade: Cascade) -> Cascade:
+def ends(cascade: Cascade) -> Cascade:
+    """The cascade with a tensor for each end of a state that is read at other than its own place.
+
+    All who read that end read the tensor, which is in memory: none runs the sweep again.
+    """
     stepped = cascade.iterative()
-    lefts = {einsum.target: einsum.ranks for einsum in cascade.einsums}
-    loops = {Index(rank) for _, rank in stepped.values()}
+    last: dict[str, Access] = {}
+    for einsum in cascade.einsums:
+        if einsum.target in stepped:
+            axis, rank = stepped[einsum.target]
+            place = (Extent(rank) if i == axis else Index(r) for i, r in enumerate(einsum.ranks))
+            last[einsum.target] = Access(einsum.target, tuple(place))
+    plain = {e.body: e for e in cascade.einsums if e.where is None and e.body in last.values()}
+    made = {access.tensor: plain[access] for access in last.values() if access in plain}
     names = Names(cascade)
-    einsums: list[Einsum] = []
-    made: dict[str, str] = {}
+
+    def is_end(term: Access) -> bool:
+        if term.tensor not in stepped:
+            return False
+        axis, rank = stepped[term.tensor]
+        return term.subscripts[axis] == Extent(rank)
+
+    away = {
+        access.tensor
+        for einsum in cascade.einsums
+        for expr in (einsum.body, einsum.where)
+        for access in accesses(expr)
+        if is_end(access) and (access != last[access.tensor] or expr is einsum.where)
+    }
 
     def end(term: Expr) -> Expr | None:
-        if not isinstance(term, Access) or term.tensor not in stepped:
+        if not isinstance(term, Access) or term.tensor not in away or not is_end(term):
             return None
         axis, rank = stepped[term.tensor]
-        if term.subscripts[axis] != Extent(rank):
-            return None
         if term.tensor not in made:
-            own = [Index(r) for r in lefts[term.tensor]]
-            last = Access(term.tensor, (*own[:axis], Extent(rank), *own[axis + 1 :]), term.span)
-            left = tuple(Left(r.rank) for r in (*own[:axis], *own[axis + 1 :]))
-            made[term.tensor] = names.fresh(f"{term.tensor}_own")
-            einsums.append(Einsum(made[term.tensor], left, last, span=term.span))
+            left = tuple(Left(r) for r in cascade.axes(term.tensor) if r != rank)
+            name = names.fresh(f"{term.tensor}_own")
+            made[term.tensor] = Einsum(name, left, last[term.tensor], span=term.span)
         others = term.subscripts[:axis] + term.subscripts[axis + 1 :]
-        return Access(made[term.tensor], others, term.span)
+        return Access(made[term.tensor].target, others, term.span)
 
-    def crossing(term: Expr) -> Expr | None:
-        return end(term) if isinstance(term, Access) and loops & {*term.subscripts} else None
-
+    einsums: dict[Einsum, None] = {}
     for einsum in cascade.einsums:
-        where = None if einsum.where is None else rewrite(einsum.where, end)
-        einsums.append(replace(einsum, body=rewrite(einsum.body, crossing), where=where))
-    return replace(cascade, einsums=tuple(einsums)) if made else cascade
+        if einsum not in made.values():
+            where = None if einsum.where is None else rewrite(einsum.where, end)
+            einsum = replace(einsum, body=rewrite(einsum.body, end), where=where)
+            read = {a.tensor for a in (*accesses(einsum.body), *accesses(where))}
+            einsums.update((e, None) for e in made.values() if e.target in read)
+        einsums.setdefault(einsum)
+    return replace(cascade, einsums=tuple(einsums)) if away else cascade
 
 
 def _sums(cascade: Cascade) -> Cascade:

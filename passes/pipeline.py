@@ -16,9 +16,10 @@ from attnc.ir.source import InvalidIR
 from attnc.ir.targets import TARGETS
 from attnc.ir.tile import Kernel, Program
 from attnc.ir.walk import subterms
+from attnc.passes.again import Again
 from attnc.passes.blocks import Blocks
 from attnc.passes.count_passes import count_passes
-from attnc.passes.cut import Cut, closure, cut, heavy, kept_turns
+from attnc.passes.cut import Cut, closure, costly, cut, heavy, long_ranks, made_in_turns
 from attnc.passes.defer import defer
 from attnc.passes.domain import Domains
 from attnc.passes.extents import Extents
@@ -34,7 +35,7 @@ from attnc.passes.mapping import Mapping, check_schedule, mapping
 from attnc.passes.normalise import normalise
 from attnc.passes.online import online
 from attnc.passes.orient import orient
-from attnc.passes.own_ranks import under_own_ranks
+from attnc.passes.own_ranks import ends, under_own_ranks
 from attnc.passes.pack import pack
 from attnc.passes.partition import is_part
 from attnc.passes.placed import placed
@@ -99,11 +100,14 @@ def expand(cascade: Cascade) -> Cascade:
     return replace(changed, derivation=(*cascade.derivation, *steps))
 
 
-def defer_factors(cascade: Cascade) -> Cascade:
-    """Take factors that do not vary out of reductions wherever this saves a pass."""
+def defer_factors(cascade: Cascade, free: frozenset[str] = frozenset()) -> Cascade:
+    """Take factors that do not vary out of reductions wherever this saves a pass.
+
+    A pass over a rank of `free` costs nothing, so there no sum is taken apart for it.
+    """
     counts = passes(cascade)
     for rank in repeated(cascade, counts):
-        changed, done = defer(cascade, rank)
+        changed, done = defer(cascade, rank, apart=rank not in free)
         if not done:
             continue
         left = passes(changed)
@@ -235,7 +239,11 @@ def _until_regrouped(cascade: Cascade) -> Cascade:
     for _, step in STEPS:
         if step is reassociate:
             return under_own_ranks(cascade)
-        cascade = step(cascade)
+        if step is defer_factors:
+            free = frozenset(passes(cascade)) - long_ranks(cascade)
+            cascade = defer_factors(cascade, free)
+        else:
+            cascade = step(cascade)
     raise InvalidIR("no step regroups sums")
 
 
@@ -270,8 +278,7 @@ def lower(
         lambda work: work.falls(sizes or {}) if regroup is None else work.target in regroup,
     )
     cascade = prefixes(cascade)
-    cascade = recompute_parts(cascade, heavy(cascade, kept_turns(cascade)))
-    decision = cut(cascade)
+    decision, cascade = _decided(cascade)
     plan = mapping(cascade, facts, decision.long, sizes or {}, dtype)
     while True:
         try:
@@ -285,6 +292,15 @@ def lower(
             program = vanish(program)
             return orient(fold_scale(program)) if facts.base2 else program
         plan = smaller
+
+
+def _decided(cascade: Cascade) -> tuple[Cut, Cascade]:
+    """What is stored, and the cascade in which the rest is computed where it is read."""
+    long = long_ranks(cascade)
+    again = Again(cascade, long, costly(cascade), made_in_turns(cascade, ()))
+    cascade, kept = again.kept()
+    cascade = ends(recompute_parts(cascade, heavy(cascade, kept) | kept, again.tensors))
+    return cut(cascade, kept), cascade
 
 
 def _program(

@@ -22,8 +22,13 @@ from attnc.passes.domain import Domains, conjunction
 from attnc.passes.fiber import Names
 
 
-def recompute_parts(cascade: Cascade, whole: frozenset[str]) -> Cascade:
-    """Give each affine reading of an intermediate tensor, but those in `whole`, its own Einsum."""
+def recompute_parts(
+    cascade: Cascade, whole: frozenset[str], again: frozenset[str] = frozenset()
+) -> Cascade:
+    """Give each affine reading of an intermediate tensor, but those in `whole`, its own Einsum.
+
+    So does each of a tensor of `again` under other variables than its own.
+    """
     names = Names(cascade)
     done: dict[tuple[str, tuple[Expr, ...]], Access] = {}
     einsums: list[Einsum] = []
@@ -35,7 +40,10 @@ def recompute_parts(cascade: Cascade, whole: frozenset[str]) -> Cascade:
     }
 
     def rule(term: Expr) -> Expr | None:
-        if not isinstance(term, Access) or term.tensor not in definitions or not _affine(term):
+        if not isinstance(term, Access) or term.tensor not in definitions:
+            return None
+        turned = term.tensor in again and _turned(term, definitions[term.tensor])
+        if not turned and not _affine(term):
             return None
         key = (term.tensor, term.subscripts)
         if key not in done:
@@ -77,6 +85,12 @@ def recompute_parts(cascade: Cascade, whole: frozenset[str]) -> Cascade:
     if not done:
         return cascade
     return remove_dead(replace(cascade, einsums=tuple(einsums)))
+
+
+def _turned(access: Access, source: Einsum) -> bool:
+    """Whether a tensor is read under variables that are not its own."""
+    variables = [s.rank for s in access.subscripts if isinstance(s, Index)]
+    return len({*variables}) == len(access.subscripts) and tuple(variables) != source.ranks
 
 
 def _affine(access: Access) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from attnc.ir.cascade import Cascade
-from attnc.ir.expr import Access, Extent
+from attnc.ir.expr import Access, Extent, Index
 from attnc.ir.source import InvalidIR
 from attnc.ir.walk import accesses
 
@@ -27,10 +27,12 @@ class Stages:
         self.stepped = cascade.iterative()
         self.loops = {rank for _, rank in self.stepped.values()} - set(grid)
         self.reads: dict[str, list[Access]] = {}
+        self.starts: dict[str, list[Access]] = {}
         for einsum in cascade.einsums:
-            found = self.reads.setdefault(einsum.target, [])
-            for expr in (einsum.body, einsum.where):
-                found.extend(accesses(expr))
+            found = [a for expr in (einsum.body, einsum.where) for a in accesses(expr)]
+            self.reads.setdefault(einsum.target, []).extend(found)
+            if any(left.step == "start" for left in einsum.left):
+                self.starts[einsum.target] = found
         self.needed = self._needed()
 
     def loop_ranks(self, tensor: str) -> tuple[str, ...]:
@@ -80,13 +82,21 @@ class Stages:
         for _ in range(len(level) + 1):
             before = dict(level)
             for name, reads in self.reads.items():
-                for access in reads:
+                for access in (own for read in reads for own in self._known(read, rank)):
                     if access.tensor in level and access.tensor not in self.memory:
                         wait = 1 if self._is_final(access, rank) else 0
                         level[name] = max(level[name], level[access.tensor] + wait)
             if level == before:
                 return level
         raise InvalidIR(f"{self.cascade.name}: sweeps over {rank} wait for one another")
+
+    def _known(self, access: Access, rank: str) -> list[Access]:
+        """What a reading waits for: of a state in a turn of another loop only where it starts."""
+        stepped = self.stepped.get(access.tensor)
+        if stepped is None or stepped[1] == rank:
+            return [access]
+        axis, other = stepped
+        return self.starts[access.tensor] if access.subscripts[axis] == Index(other) else [access]
 
     def _is_final(self, access: Access, rank: str) -> bool:
         stepped = self.stepped.get(access.tensor)

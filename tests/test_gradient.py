@@ -37,6 +37,15 @@ SIGNS = {
 }
 """What sizes of inputs are multiplied by: a matrix of either sign is solved to no digit at all, and
 a sum of either sign has no logarithm."""
+SCALES = {
+    "lama": {"U": 0.4, "W": 0.4, "P": 0.4},
+    "with_mean": {"U": 0.4, "W": 0.4, "P": 0.4},
+}
+"""What weights are multiplied by, so that more than one key of a row counts: where one does, the
+gradient of its score is a difference of equal numbers."""
+BRANCHES = {"lolcats": {"p": 72, "m": 72}, "kgat": {"n": 20}}
+"""Extents at which a gate has two branches and an entity several triplets: with one, what is made
+of it cancels, and its gradient is 0."""
 STEPS = (1e-5, 1e-7)
 """Half the distance of the ends of a finite difference; near a kink only the smaller will do."""
 
@@ -74,8 +83,10 @@ def arguments(found: Gradient, cascade: Cascade, arrays: Arrays) -> tuple[Arrays
 
 
 def inputs(cascade: Cascade, sizes: dict[str, int] | None = None) -> Arrays:
+    """Values as a cascade is meant for, those of weights the size that a network gives them."""
     arrays = sample(cascade, default_sizes(cascade) | (sizes or {}), dtype="f64", seed=3)
     arrays |= {name: s * abs(arrays[name]) for name, s in SIGNS.get(cascade.name, {}).items()}
+    arrays |= {name: s * arrays[name] for name, s in SCALES.get(cascade.name, {}).items()}
     return {k: v.astype(DOUBLE) if v.dtype.kind == "f" else v for k, v in arrays.items()}
 
 
@@ -266,9 +277,6 @@ def test_the_peak_does_not_grow_with_the_keys() -> None:
     assert peaks[0] == peaks[1]
 
 
-CANCELLING = {"kgat", "lama", "with_mean", "lolcats"}
-"""Some gradients are millionths of the others, or zero, and sums of terms as large as these: errors
-are relative to the largest of all gradients, twice as large in float16."""
 LONG = {"mixformer_mam", "mvpa", "neighborhood_3d", "overlock_contmix"}
 """Cascades that take half a minute to compile both ways."""
 
@@ -290,6 +298,7 @@ def kernels() -> list[Any]:
 def small(cascade: Cascade) -> dict[str, int]:
     """Extents for the interpreter, which takes time and memory for every point of a cascade."""
     sizes = {rank: min(size, 6) for rank, size in default_sizes(cascade).items()}
+    sizes |= BRANCHES.get(cascade.name, {})
     return {**sizes, "b": 1, "h": 2} if cascade.name in WIDE else sizes
 
 
@@ -321,17 +330,15 @@ def test_a_training_step_is_as_exact_as_its_type_allows(cascade: Cascade) -> Non
     literal = run(found.backward, rounded(given(DOUBLE, outputs), np.float32))
     forward, backward = attnc.compile(found.forward), attnc.compile(found.backward)
     largest = max(float(np.max(np.abs(value), initial=0)) for value in exact.values())
-    cancelling = cascade.name in CANCELLING
-    for kind, tolerance in ((np.float32, 1e-5), (np.float16, 8e-3 if cancelling else 4e-3)):
+    for kind, tolerance in ((np.float32, 1e-5), (np.float16, 4e-3)):
         if largest > float(np.finfo(kind).max):
             continue  # A state that grows has no gradient in so short a type.
         inputs_of = given(kind, forward.run(rounded(arrays, kind)))
         first, second = backward.run(inputs_of), backward.run(inputs_of)
         for name, value in exact.items():
             assert np.array_equal(first[name], second[name]), name
-            own = float(np.max(np.abs(value), initial=0)) / largest if cancelling else 1
-            allowed = max(tolerance, SLACK * own * relative_error(literal[name], value))
-            assert own * relative_error(first[name], value) < allowed, (name, kind)
+            allowed = max(tolerance, SLACK * relative_error(literal[name], value))
+            assert relative_error(first[name], value) < allowed, (name, kind)
 
 
 KERNELS = ["attention", "causal", "varlen", "gqa", "differential", "sigmoid", "gla", "delta_rule"]
@@ -444,6 +451,56 @@ def test_gates_between_keys_and_queries_leave_no_matrix_behind() -> None:
     cascade = attnc.load(EXAMPLES / "zoo" / "forgetting-attention.attn")["forgetting_attention"]
     program = stages(attnc.gradient(cascade), "numpy").program
     assert all(len(buffer.ranks) == 3 for buffer in program.buffers)
+
+
+def buffers(file: str, name: str) -> dict[str, tuple[str, ...]]:
+    """What goes through memory between the kernels of an adjoint, with its ranks."""
+    cascade = attnc.load(EXAMPLES / "zoo" / f"{file}.attn")[name]
+    program = stages(attnc.gradient(cascade), "numpy").program
+    return {buffer.name: buffer.ranks for buffer in program.buffers}
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "rank"),
+    [
+        ("clear", "clear", "p"),
+        ("sener-arrow-bispa", "arrow", "p"),
+        ("shvit-shsa", "shsa", "p"),
+        ("sinklora-sf-attn", "sinklora", "p"),
+        ("mesa-net", "mesa_net", "t"),
+    ],
+)
+def test_scores_of_one_rank_with_itself_are_made_again(file: str, name: str, rank: str) -> None:
+    """Keys read the probabilities as A[m, p], where queries have A[p, m]; neither from memory."""
+    found = buffers(file, name)
+    assert found
+    assert not any({rank, f"{rank}_"} <= {*ranks} for ranks in found.values())
+
+
+def test_what_is_no_larger_than_its_operands_is_stored() -> None:
+    """Near misses: a projection, and a sum over what is itself a sum over nodes."""
+    assert "K" in buffers("deconstructing-attention", "first_layer")
+    assert {"dS2", "M1"} <= buffers("latte", "latte").keys()
+
+
+def test_a_turn_leaves_the_vectors_of_which_its_scores_are_made() -> None:
+    found = buffers("mesa-net", "mesa_net")
+    turns = {name for name, ranks in found.items() if "i" in ranks}
+    assert {"Y_before", "dZ_back"} <= turns
+    assert turns.isdisjoint({"T", "T_sum", "dT_back"})
+
+
+def test_a_bound_is_compared_with_what_it_bounds() -> None:
+    """The result is saved, so it may differ in its last digit from an operand that is not."""
+    bounded = parsed(
+        "cascade c(X[p, e], Y[p, e]) -> O[p, e], Z[p, e]:\n"
+        "    N[p]    = max(sqrt(sum[e](X[p, e] * X[p, e])), 1e-12)\n"
+        "    O[p, e] = X[p, e] / N[p]\n    Z[p, e] = min(X[p, e], Y[p, e], 2 * O[p, e])\n"
+    )
+    check(bounded)
+    text = str(attnc.gradient(bounded))
+    assert ">= 1e-12" in text
+    assert "== N" not in text
 
 
 def test_only_what_is_asked_for_is_computed() -> None:

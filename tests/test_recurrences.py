@@ -477,3 +477,31 @@ def test_a_subscript_is_held_only_where_its_rank_has_a_position(extent: int) -> 
     assert found.A.tolist() == [float(extent > 0)] * 6
     assert found.B.tolist() == [float(max(k - 1, 0) < extent) for k in range(6)]
     assert found.C.tolist() == [float(extent >= 5)] * extent
+
+
+TURNS = """
+cascade c(Q[t, e], W[e, d], K[m, d], V[m, e]) -> O[t, m]:
+    param STEPS: int = 3
+    rank i = STEPS
+    Y[0, t, e]   = Q[t, e]
+    N[i, t, m]   = BODY
+    Z[i, t, e]   = sum[m](N[i, t, m] * V[m, e])
+    Y[i+1, t, e] = Y[i, t, e] + Z[i, t, e]
+    O[t, m]      = sum[i](N[i, t, m] * (i + 1))
+"""
+
+
+def test_scores_that_all_turns_add_to_are_made_again_of_the_state() -> None:
+    scores = cascade(TURNS.replace("BODY", "Y[i, t, e] * V[m, e]"))
+    assert attnc.verify(scores).ok
+    program = attnc.compile(scores, backend="numpy").program
+    assert program is not None
+    assert [buffer.ranks for buffer in program.buffers] == [("i", "t", "e")]
+
+
+def test_scores_that_hold_a_sum_within_a_sum_are_refused_at_their_place() -> None:
+    """A near miss: made again by every reader, they would cost another factor of a width."""
+    body = "sum[d](tanh(sum[e](Y[i, t, e] * W[e, d] * K[m, d])))"
+    with pytest.raises(attnc.CompileError) as caught:
+        attnc.compile(cascade(TURNS.replace("BODY", body)))
+    assert caught.value.code == "E302"

@@ -12,8 +12,7 @@
 
 Its turn t undoes turn r. dS[t] is what later turns owe to the value that turn r made, dS_next adds
 what reads that value in turn r. The values that a turn found, S_before[t] = S[t], come from the
-forward cascade. This is backpropagation through time, as a cascade. What a turn made along ranks
-that no state has, scores for example, is made again from what is kept of the states.
+forward cascade. This is backpropagation through time, as a cascade.
 """
 
 from __future__ import annotations
@@ -22,10 +21,9 @@ from dataclasses import replace
 from graphlib import TopologicalSorter
 
 from attnc.ir.cascade import Cascade, Einsum, Left, base
-from attnc.ir.expr import ONE, ZERO, Access, Expr, Extent, Index, Map, Reduce
+from attnc.ir.expr import ONE, ZERO, Access, Expr, Extent, Index, Map
 from attnc.ir.source import CompileError
 from attnc.ir.walk import accesses, rewrite
-from attnc.passes.cut import long_ranks
 from attnc.passes.domain import Predicates, conjunction
 from attnc.passes.fiber import Names
 from attnc.passes.gradient.derivatives import Part, reaches
@@ -55,8 +53,6 @@ class LoopSweep(Sweep):
     ) -> None:
         super().__init__(cascade, wrt, cotangents, constants, names)
         self.owing: dict[str, str] = {}
-        self.made_again: dict[str, str] = {}
-        self.long = long_ranks(cascade)
         self.recurrent = {
             einsum.target
             for group in self._groups()
@@ -265,10 +261,8 @@ class LoopSweep(Sweep):
         return rewrite(expr, self._keeper)
 
     def _keeper(self, term: Expr) -> Expr | None:
-        if not isinstance(term, Access):
+        if not isinstance(term, Access) or self._kind(term) not in (BEFORE, NEXT):
             return None
-        if self._kind(term) not in (BEFORE, NEXT):
-            return replace(term, tensor=self._again(term.tensor)) if self._wide(term) else None
         axis, rank = self.cascade.iterative()[term.tensor]
         kind = self._kind(term)
         ranks = self.axes[term.tensor]
@@ -286,31 +280,6 @@ class LoopSweep(Sweep):
         turn = term.subscripts[axis]
         place = turn.args[0] if isinstance(turn, Map) else turn
         return Access(known.target, (*term.subscripts[:axis], place, *term.subscripts[axis + 1 :]))
-
-    def _wide(self, access: Access) -> bool:
-        """Whether keeping what a turn made takes more room than keeping what it was made of."""
-        if access.tensor not in self.members or self._kind(access):
-            return False
-        states = [self.axes[name] for name in self.cascade.iterative() if name in self.members]
-        body = self._definition(access.tensor).body
-        reduced = set(body.ranks) if isinstance(body, Reduce) else set()
-        long = {rank for rank in reduced if self.classes.get(rank, rank) in self.long}
-        return not long and all({*self.axes[access.tensor]} - {*state} for state in states)
-
-    def _definition(self, tensor: str) -> Einsum:
-        return next(einsum for einsum in self.cascade.einsums if einsum.target == tensor)
-
-    def _again(self, tensor: str) -> str:
-        """The tensor that makes what a turn made from what is kept of the states."""
-        if tensor not in self.made_again:
-            einsum = self._definition(tensor)
-            name = self.names.fresh(f"{tensor}_again")
-            where = None if einsum.where is None else self._kept(einsum.where)
-            body = self._kept(einsum.body)
-            self.made_again[tensor] = name
-            self.early.append(replace(einsum, target=name, body=body, where=where))
-            self._known(name, einsum.ranks, self.domains.tensors[tensor])
-        return self.made_again[tensor]
 
     # -- the order of turns
 
