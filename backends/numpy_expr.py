@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 
+from attnc.backends.numpy_layout import Pair
 from attnc.backends.numpy_scalar import HELPERS, Held, Scalars, Slot
 from attnc.ir.algebra import OPS
 from attnc.ir.expr import (
@@ -59,6 +60,9 @@ def ordered(held: Held, ranks: tuple[str, ...]) -> str:
     return f"{held.code}.transpose({', '.join(str(held.ranks.index(rank)) for rank in ranks)})"
 
 
+FEW = 8
+"""Positions of an axis one after the other for which NumPy is called once each."""
+
 KEPT = 8
 """Masks that a thread keeps for the instances to come; it holds no more of them than this."""
 
@@ -104,10 +108,14 @@ class Alike:
 
 
 class Expressions(Scalars):
-    """Writes the lines that compute expressions, and keeps account of the slots."""
+    """Writes the lines that compute expressions, and keeps account of the slots.
 
-    def __init__(self, grid: dict[str, int], alike: Alike) -> None:
+    `turned` are the last two ranks of tiles that lie in memory by columns, where these are longer.
+    """
+
+    def __init__(self, grid: dict[str, int], alike: Alike, turned: frozenset[Pair]) -> None:
         super().__init__(grid)
+        self.turned = turned
         self.slots: list[Slot] = []
         self.alike = alike
         self.kept = 0
@@ -134,13 +142,21 @@ class Expressions(Scalars):
         if block:
             lengths = [self.size(size) for size in sizes]
             cut = f"{name}_{block}"
-            self._open(
-                block,
-                cut,
-                f"{cut} = {name}.reshape(-1)[:{' * '.join(lengths)}].reshape({', '.join(lengths)})",
-            )
+            flat = name if slot.ranks[-2:] in self.turned else f"{name}.reshape(-1)"
+            self._open(block, cut, f"{cut} = {self.laid(flat, slot, lengths)}")
             name = cut
         return Held(name, slot.ranks, slot.kind, slot, True, sizes)
+
+    def laid(self, memory: str, slot: Slot, lengths: list[str]) -> str:
+        """A piece of memory as the tile of a slot."""
+        if slot.ranks[-2:] in self.turned:
+            by = self.by_columns(slot.ranks)
+            return f"{self.helper('laid')}({memory}, ({', '.join(lengths)}), {by})"
+        return f"{memory}[:{' * '.join(lengths)}].reshape({', '.join(lengths)})"
+
+    def by_columns(self, ranks: tuple[str, ...]) -> str:
+        """The name of the truth that tiles of these last two ranks lie in memory by columns."""
+        return self.names.of("by", "_".join(ranks[-2:]))
 
     def release(self, *values: Held) -> None:
         """Give back the slots of values that nothing reads any more."""
@@ -188,16 +204,59 @@ class Expressions(Scalars):
                 return self.value(Map("neg", (negative,)), order)
             case Map("floor" | "ceil" | "round", (arg,)) if self.kind(expr) == "int":
                 return self.value(arg, order)
+            case Map("+" | "-" as op, (total, Map("*", factors))) if self._by_parts(
+                total, factors, ranks
+            ):
+                return self._added_in_parts(op, total, factors, ranks)
             case Map(op, args):
-                return self._apply(op, self._operands(args, order), ranks, self.kind(expr))
+                numbers = self.kind(expr) == "real" and OPS[op].result != "bool"
+                return self._apply(op, self._operands(args, order, numbers), ranks, self.kind(expr))
             case Const() | Extent() | Access() | Reduce() | Populate() | Param():
                 raise InvalidIR(f"{type(expr).__name__} has no axes")
 
-    def _operands(self, args: tuple[Expr, ...], order: tuple[str, ...]) -> tuple[Held, ...]:
+    def _by_parts(self, total: Expr, factors: tuple[Expr, ...], ranks: tuple[str, ...]) -> bool:
+        """Whether a product would fill a tile that none of what is added or multiplied has, and
+        its first axis has few positions."""
+        wide = [len(axes_of(factor, self.frame.sizes)) == len(ranks) for factor in factors]
+        return (
+            len(ranks) > 2 and self.grid.get(ranks[0], FEW + 1) <= FEW and not any(wide)
+            and self.kind(total) == "real" and len(axes_of(total, self.frame.sizes)) == len(ranks)
+        )  # fmt: skip
+
+    def _added_in_parts(
+        self, op: str, total: Expr, factors: tuple[Expr, ...], ranks: tuple[str, ...]
+    ) -> Held:
+        """A tile plus or minus a product of smaller ones, which never is in memory as a whole."""
+        held = self.value(total, ranks)
+        if held.slot is not None:
+            held.slot.refs += 1
+        found = [
+            self._real(own) if own.kind == "int" else own
+            for own in self._operands(factors, ranks, numbers=True)
+        ]
+        if held.slot is not None:
+            held.slot.refs -= 1
+        out = self.target((held,), ranks, "real")
+        part = self.acquire(ranks[1:], "real")
+        codes = [
+            f"{aligned(own, ranks)}[part]" if ranks[0] in own.ranks else aligned(own, ranks[1:])
+            for own in found
+        ]
+        self.line(f"for part in range({self.count(ranks[0])}):")
+        self.line(f"    {into(self.nested('*', codes), part.code)}")
+        sides = [f"{aligned(held, ranks)}[part]", part.code]
+        self.line(f"    {into(self.nested(op, sides), f'{out.code}[part]')}")
+        self.release(part, *found)
+        return replace(out, ranks=ranks, free=True)
+
+    def _operands(
+        self, args: tuple[Expr, ...], order: tuple[str, ...], numbers: bool
+    ) -> tuple[Held, ...]:
         """Operands one after another; a tile that is read twice is not written over between."""
         found: list[Held] = []
         for arg in args:
-            found.append(self.value(arg, order))
+            held = self._measured(arg, order) if numbers else None
+            found.append(held or self.value(arg, order))
             if found[-1].slot is not None:
                 found[-1].slot.refs += 1
         for held in found:
@@ -228,6 +287,23 @@ class Expressions(Scalars):
         else:
             self.line(into(self.nested(op, codes), out.code))
         return replace(out, ranks=ranks, free=True)
+
+    def _measured(self, expr: Expr, order: tuple[str, ...]) -> Held | None:
+        """A matrix of sums or differences of two vectors of integers, as numbers at once."""
+        ranks = tuple(rank for rank in order if rank in axes_of(expr, self.frame.sizes))
+        match expr:
+            case Map("+" | "-" as op, args) if len(ranks) > 1 and self.kind(expr) == "int":
+                if any(len(axes_of(arg, self.frame.sizes)) > 1 for arg in args):
+                    return None
+                found = self._operands(args, order, numbers=False)
+                codes = ", ".join(aligned(held, ranks) for held in found)
+                out = self.acquire(ranks, "real")
+                ufunc = {"+": "np.add", "-": "np.subtract"}[op]
+                self.line(f"{self.helper('measured')}({ufunc}, {codes}, {out.code})")
+                self.release(*found)
+                return out
+            case _:
+                return None
 
     def _real(self, held: Held) -> Held:
         """Integers as numbers of the arithmetic, before they meet others: NumPy would compute with
@@ -310,7 +386,7 @@ class Expressions(Scalars):
         held = self._failing(test, ranks)
         self.line(f"if len(shared) >= {KEPT}:")
         self.line("    shared.clear()")
-        self.line(f"{code} = shared[key] = {ordered(held, axes)}.copy()")
+        self.line(f"{code} = shared[key] = {ordered(held, axes)}.copy('K')")
         self.release(held)
         self.frame.masks, self.depth = known, self.depth - 1
         return Held(code, axes, "bool", sizes=tuple(self.frame.sizes[rank] for rank in axes))

@@ -114,6 +114,49 @@ def divide(over: float, by: float) -> float:
     return float(np.divide(over, by))
 
 
+def laid(whole: Array, shape: tuple[int, ...], by_columns: bool) -> Array:
+    """A tile at the start of a piece of scratch memory, its rows or its columns without gaps."""
+    memory = whole.ravel("K")[: math.prod(shape)]
+    if not by_columns:
+        return memory.reshape(shape)
+    return memory.reshape(*shape[:-2], shape[-1], shape[-2]).swapaxes(-1, -2)
+
+
+def measured(ufunc: np.ufunc, x: Any, y: Any, out: Array) -> Any:
+    """A sum or difference of integers as numbers of the type of `out`, rounded once.
+
+    In that type where all of it is exact there, and so without a tile of integers in between.
+    """
+    largest = sum(int(np.abs(part).max(initial=0)) for part in (x, y))
+    for kind in (out.dtype, np.dtype(np.float64)):
+        if largest < 2 ** np.finfo(kind).nmant:
+            parts = (np.asarray(part).astype(kind) for part in (x, y))
+            return ufunc(*parts, out=out, casting="same_kind")
+    np.copyto(out, ufunc(x, y), casting="unsafe")
+    return out
+
+
+PARTS = 16
+"""Into how many parts `reduced` divides an axis: it takes a part's share more of memory."""
+
+
+def reduced(ufunc: np.ufunc, x: Array, initial: Any, out: Array) -> Any:
+    """A reduction along the last axis, in few long steps where the columns are without gaps.
+
+    NumPy takes a step for every position of the axis then, each only as long as a column.
+    """
+    parts = PARTS if x.strides[-1] > x.strides[-2] else 1
+    length = x.shape[-1] // parts
+    if parts == 1 or not length:
+        return ufunc.reduce(x, axis=-1, initial=initial, out=out)
+    columns = x.swapaxes(-1, -2)
+    whole = columns[..., : parts * length, :]
+    shape = (*whole.shape[:-2], parts, length, whole.shape[-1])
+    ufunc.reduce(ufunc.reduce(whole.reshape(shape), axis=-3), axis=-2, initial=initial, out=out)
+    rest = columns[..., parts * length :, :]
+    return ufunc(out, ufunc.reduce(rest, axis=-2, initial=initial), out=out)
+
+
 def logsumexp(x: Array, axes: tuple[int, ...], out: Out = None) -> Any:
     """log(sum(exp(x))) along axes; -inf where there is nothing or nothing but -inf."""
     top = np.maximum.reduce(x, axis=axes, keepdims=True, initial=-np.inf)

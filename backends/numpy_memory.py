@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from attnc.backends.numpy_expr import Alike, Expressions, aligned, joint, negation, ordered
+from attnc.backends.numpy_layout import Pair
 from attnc.backends.numpy_scalar import NUMBERS, Held
 from attnc.ir.cascade import Tensor
 from attnc.ir.expr import Expr
@@ -28,8 +29,9 @@ class Memory(Expressions):
         grid: dict[str, int],
         alike: Alike,
         widened: frozenset[str],
+        turned: frozenset[Pair],
     ) -> None:
-        super().__init__(grid, alike)
+        super().__init__(grid, alike, turned)
         self.tensors, self.widened = tensors, widened
         self.by_rank = {axis.rank: axis for axis in axes}
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from attnc.backends.numpy_expr import TYPES, Alike, aligned, into, ordered
+from attnc.backends.numpy_layout import turning
 from attnc.backends.numpy_memory import Memory
 from attnc.backends.numpy_scalar import NUMBERS, Frame, Held, Scalars, bare, literal
 from attnc.ir.algebra import MONOIDS
@@ -89,7 +90,8 @@ class _Kernel(Memory):
         numbered = (Grid(kernel.at, 1),) if kernel.at else ()
         self.entries = (*kernel.grid, *numbered)
         alike = Alike(tuple(entry.rank for entry in self.entries), made)
-        super().__init__(tensors_of(program), kernel.axes, grid, alike, widened)
+        turned = turning(kernel)
+        super().__init__(tensors_of(program), kernel.axes, grid, alike, widened, turned)
         self.program, self.kernel = program, kernel
         self.reductions = {own.name: own for own in program.reductions}
         self.ones: dict[Size, str] = {}
@@ -170,9 +172,10 @@ class _Kernel(Memory):
             shapes.append(
                 f"{flat} = scratch.of({slot.number}, {' * '.join(nominal)}, {TYPES[slot.kind]})"
             )
-            views.append(
-                f"s{slot.number} = {flat}[:{' * '.join(actual)}].reshape({', '.join(actual)})"
-            )
+            if slot.ranks[-2:] in self.turned:
+                choice = f"{self.by_columns(slot.ranks)} = {actual[-1]} > {actual[-2]}"
+                views += [choice] if choice not in views else []
+            views.append(f"s{slot.number} = {self.laid(flat, slot, actual)}")
         for size, name in self.ones.items():
             shapes.append(f"{name} = np.ones({self.size((size[0], 0))}, REAL)")
         return views, shapes
@@ -371,8 +374,12 @@ class _Kernel(Memory):
         else:
             start = "" if kind == "bool" else f", initial={self._identity(fold.op, kind)}"
             axis = axes[0] if len(axes) == 1 else axes
-            call = f"{MONOIDS[fold.op].numpy}.reduce({code}, axis={axis}{start})"
+            ufunc = MONOIDS[fold.op].numpy
+            call = f"{ufunc}.reduce({code}, axis={axis}{start})"
             written = into(call, out.code) if out else ""
+            if out and source.ranks[-2:] in self.turned and axis == len(source.ranks) - 1 and start:
+                initial = self._identity(fold.op, kind)
+                written = f"{self.helper('reduced')}({ufunc}, {code}, {initial}, {out.code})"
         self.release(source)
         if out is None:
             self.bind(fold.name, Held(f"{NUMBERS[kind]}({call})", (), kind))

@@ -102,7 +102,8 @@ class Writer:
     `inputs` are the tensors that the caller gives, whose types the launcher compares. `uses`
     counts who reads each tile. `touched` are the tensors it reads or writes, `bases` the
     addresses at which an instance begins, `guarded` the ranks whose guards it tests, `matched`
-    the pairs of inputs that must share a type because they are multiplied. `inside` are the
+    the pairs of inputs that must share a type because they are multiplied, `exact` the inputs in
+    whose types tiles have all their digits. `inside` are the
     variables made since the loop at hand began: the next loop may use their names again.
     `shared` are the expressions that several statements have in common, with what to call them.
     """
@@ -112,6 +113,7 @@ class Writer:
     inputs: frozenset[str]
     widths: Mapping[str, Width]
     uses: Mapping[str, list[str]]
+    exact: Mapping[str, frozenset[str]]
     touched: dict[str, None] = field(default_factory=dict)
     bases: dict[str, str] = field(default_factory=dict)
     guarded: dict[str, None] = field(default_factory=dict)
@@ -435,7 +437,8 @@ class Writer:
         return replace(text, code=f"tl.where({guard}, {text.code}, 0.0)", power=ATOM)
 
     def operands(self, contract: Contract) -> tuple[Text, Text]:
-        """The two sides in one type: that of the loaded one, or the wider of two loaded ones."""
+        """The two sides in one type: that of the loaded one, or the wider of two loaded ones, or
+        that of an input if it holds both without rounding."""
         names = (contract.left.name, contract.right.name)
         left, right = (
             self.padded(side.name, self.tile(side), contract.over)
@@ -458,6 +461,11 @@ class Writer:
             return left, cast(right, made[0].dtype)
         if loaded[1] is not None:
             return cast(left, made[1].dtype), right
+        if names[0] in self.exact and names[1] in self.exact:
+            chosen = self.exact[names[0]] | self.exact[names[1]]
+            if len(chosen) == 1:
+                dtype = f"{min(chosen)}_ptr.dtype.element_ty"
+                return cast(left, dtype), cast(right, dtype)
         return real(left), real(right)
 
     # Loops

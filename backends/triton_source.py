@@ -10,6 +10,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Mapping
 
+from attnc.backends.triton_exact import exact
 from attnc.backends.triton_expr import (
     Namer,
     Scope,
@@ -162,8 +163,9 @@ def print_kernel(program: Program, kernel: Kernel) -> Printed:
     for grid in kernel.grid:
         if grid.tile > 1:
             widths[grid.rank] = _grid_width(grid.rank, grid.tile, grid.rank in dotted, scope)
-    inputs = frozenset(tensor.name for tensor in program.inputs)
-    writer = Writer(scope, tensors, inputs, widths, tile_uses(kernel.body))
+    inputs = {tensor.name: tensor for tensor in program.inputs}
+    found = exact(kernel, inputs)
+    writer = Writer(scope, tensors, frozenset(inputs), widths, tile_uses(kernel.body), found)
     writer.block(tuple(fused(kernel.body, ())))
     prologue += [*_axes(widths, writer), *_bases(writer.bases)]
     lines = [*prologue, "", *(line.removeprefix("    ") for line in writer.lines)]

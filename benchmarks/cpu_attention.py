@@ -23,7 +23,8 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 import attnc
-from attnc.backends.tiles import available
+from attnc.backends.numpy_math import laid
+from attnc.backends.tiles import available, one_blas_thread
 
 HERE = Path(__file__).resolve().parent
 SHAPE = (1, 8, 2048, 64)
@@ -124,6 +125,25 @@ def compare(repeats: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def layouts(repeats: int) -> str:
+    """What a tile of scores takes as a product, in either order in memory."""
+    rows, keys, heads, width = 64, 1024, SHAPE[1], SHAPE[3]
+    queries, scored = (array[0, :, :n] for array, n in zip(inputs(), (rows, keys)))
+    memory = np.empty(heads * rows * keys, np.float32)
+
+    def into(by_columns: bool) -> Run:
+        out = laid(memory, (heads, rows, keys), by_columns)
+        return lambda: np.matmul(queries, scored.swapaxes(-1, -2), out=out)
+
+    with one_blas_thread():
+        times = interleaved({"rows": into(False), "columns": into(True)}, repeats)
+    rate = {name: 2e-6 * heads * rows * keys * width / taken for name, taken in times.items()}
+    return (
+        f"{heads} products of {rows} queries with {keys} keys, one thread: {rate['rows']:.0f} "
+        f"GFLOP/s by rows, {rate['columns']:.0f} by columns.\n"
+    )
+
+
 def tile_sizes(repeats: int) -> str:
     """Milliseconds of every pair of tile sizes."""
     lines = []
@@ -143,7 +163,7 @@ def main() -> None:
     if arguments.tiles:
         print(tile_sizes(arguments.repeats))
         return
-    table = compare(arguments.repeats)
+    table = compare(arguments.repeats) + "\n" + layouts(10 * arguments.repeats)
     (HERE / "cpu_attention.md").write_text(table, encoding="utf-8")
     print(table)
 

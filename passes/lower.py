@@ -182,7 +182,11 @@ class KernelWriter(Loops):
             contracted = self._contraction(einsum, body, ranks[0], predicates)
             if contracted is not None:
                 return contracted
-        value, depth = self._value(body.body)
+        if ranks and body.op == "sum" and prefix is None:
+            within, apart = self._apart(body.body, ranks)
+        else:
+            within, apart = Part(*self._value(body.body)), []
+        value, depth = within.value, within.depth
         mask, inner = self.mask(predicates)
         if mask is not None:
             value, depth = (
@@ -195,10 +199,39 @@ class KernelWriter(Loops):
         source, depth = self._operand(einsum, value, depth, ranks)
         if prefix is not None:
             return self._scan(einsum, body, source, depth, prefix)
-        name = self.scopes.fresh(einsum.target, depth)
+        name = self.scopes.fresh(f"{einsum.target}_sum" if apart else einsum.target, depth)
         result = tuple(rank for rank in source.ranks if rank not in ranks)
         self.scopes.emit(Fold(name, result, body.op, source, ranks, einsum.span), depth)
-        return Tile(name, result), depth
+        return self._scaled(einsum, Part(Tile(name, result), depth), apart)
+
+    def _apart(self, body: Expr, ranks: tuple[str, ...]) -> tuple[Part, list[Part]]:
+        """What a sum over some axes runs over, and the factors that it need not:
+
+            sum[d](Q[t, d] * K[t, d] * V[t, f])     ->     sum[d](Q[t, d] * K[t, d]) * V[t, f]
+
+        These have axes that the others lack. What may be infinite stays inside, since a sum over
+        nothing is 0, and 0 times infinity is not.
+        """
+        within: list[Part] = []
+        without: list[Part] = []
+        for factor, inverse in factors(body):
+            part = Part(*self._value(factor), inverse)
+            bound = {*self.axes_of(part.value)} & {*ranks}
+            stays = bound or inverse or not finite(factor, self._made)
+            (within if stays else without).append(part)
+        own = {axis for part in within for axis in self.axes_of(part.value)}
+        if not within or all({*self.axes_of(part.value)} <= own for part in without):
+            return Part(*self._value(body)), []
+        return product(within), without
+
+    def _scaled(self, einsum: Einsum, part: Part, outside: list[Part]) -> Value:
+        """A sum times the factors that were taken out of it."""
+        if not outside:
+            return part.value, part.depth
+        scaled = product([part, *outside])
+        ranks = self.axes_of(scaled.value)
+        tile = self.scopes.named(einsum.target, ranks, scaled.value, scaled.depth, einsum.span)
+        return tile, scaled.depth
 
     def _prefix(
         self, body: Reduce, ranks: tuple[str, ...], predicates: tuple[Expr, ...]
@@ -287,13 +320,7 @@ class KernelWriter(Loops):
         depth = max(left[1], right[1])
         name = self.scopes.fresh(f"{einsum.target}_dot" if outside else einsum.target, depth)
         self.scopes.emit(Contract(name, result, left[0], right[0], over, einsum.span), depth)
-        dot = Tile(name, result)
-        if not outside:
-            return dot, depth
-        scaled = product([Part(dot, depth), *outside])
-        ranks = self.axes_of(scaled.value)
-        tile = self.scopes.named(einsum.target, ranks, scaled.value, scaled.depth, einsum.span)
-        return tile, scaled.depth
+        return self._scaled(einsum, Part(Tile(name, result), depth), outside)
 
     def _defined(self, part: Part, predicates: tuple[Expr, ...]) -> Part:
         """An operand that is 0 where the product does not exist, as far as its own ranks say so."""

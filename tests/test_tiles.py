@@ -337,3 +337,124 @@ def test_an_operand_that_is_not_defined_everywhere_adds_nothing_there(value: str
     cascade = attnc.parse(text)["c"]
     exact = interpreter.run(cascade, arrays, np.dtype(np.float64))["K"]
     assert relative_error(attnc.compile(cascade, backend="numpy").run(arrays)["K"], exact) < 1e-6
+
+
+LAID = {
+    "as a product, one way or the other": ("sum[e](X[p, e] * Y[m, e])", "", True),
+    "with positions beside it": ("sum[e](X[p, e] * Y[m, e]) + (m - p) / 4", "", True),
+    "read from memory in one place": ("sum[e](X[p, e] * Y[m, e]) + B[p, m]", "B[p, m]", False),
+    "in another place among the axes": ("sum[e](X[m, e] * Y[p, e])", "", True),
+    "with the sum along the first axis": ("sum[e](X[p, e] * B[e, m])", "B[e, m]", False),
+}
+
+
+@pytest.mark.parametrize(("m", "p"), [(1500, 5), (3, 40), (1, 1), (0, 2), (33, 130)])
+@pytest.mark.parametrize("case", LAID)
+def test_products_lie_in_memory_so_that_the_longer_operand_is_first(
+    case: str, m: int, p: int
+) -> None:
+    scores, more, turned = LAID[case]
+    text = (
+        f"cascade c(X[p, e], Y[m, e], V[m, f]{', ' * bool(more)}{more}) -> O[p, f], T[p]:\n"
+        f"    S[p, m] = {scores} where m % 5 != p % 3\n"
+        "    T[p]    = max[m](S[p, m])\n    N[p, m] = exp(S[p, m] - T[p])\n"
+        "    O[p, f] = sum[m](N[p, m] * V[m, f]) / sum[m](N[p, m])\n"
+    )
+    if case == "in another place among the axes":
+        text = text.replace("X[p, e], Y[m, e]", "X[m, e], Y[p, e]")
+    kernel = attnc.compile(attnc.parse(text)["c"])
+    assert ("laid(" in kernel.source) is turned
+    arrays = sample(kernel.cascade, {"p": p, "m": m, "e": 6, "f": 4}, dtype="f64", seed=1)
+    expected = interpreter.run(kernel.cascade, arrays)
+    for name, value in kernel.run(arrays).items():
+        assert relative_error(value, expected[name]) < 1e-12
+
+
+SLOPES = """
+cascade c[b, h](X[p, e], Y[m, e], V[m, f], slope[h;], B[p, m]) -> O[p, f]:
+    S[p, m] = X[p, e] * Y[m, e]
+    T[p, m] = BODY where m <= p
+    A[p, m] = softmax[m](T[p, m])
+    O[p, f] = A[p, m] * V[m, f]
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "in_parts"),
+    [
+        ("S[p, m] + slope[h] * (m - p)", True),
+        ("S[p, m] * S[p, m] - (m - p) / (1 + exp(slope[h])) * slope[h]", False),
+        ("S[p, m] * S[p, m] - slope[h] * abs(m - p)", True),
+        ("S[p, m] + slope[h] * B[p, m]", False),
+    ],
+)
+def test_a_product_that_is_added_is_never_there_for_all_heads(body: str, in_parts: bool) -> None:
+    """Near misses: a factor as large as the product, whose place it may take."""
+    text = SLOPES.replace("BODY", body)
+    own = attnc.parse(text if "B[" in body else text.replace(", B[p, m]", ""))["c"]
+    kernel = attnc.compile(own)
+    assert ("for part in range(n_h)" in kernel.source) is in_parts
+    sizes = {"b": 2, "h": 11, "p": 90, "m": 70, "e": 5, "f": 3}
+    arrays = sample(own, sizes, dtype="f64", seed=4)
+    assert relative_error(kernel.run(arrays)["O"], interpreter.run(own, arrays)["O"]) < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 40), (2, 0, 7), (2, 3, 0), (1, 4, 16), (64, 33)])
+@pytest.mark.parametrize("by_columns", [False, True])
+def test_a_reduction_in_parts_is_the_reduction(shape: tuple[int, ...], by_columns: bool) -> None:
+    tile = numpy_math.laid(np.empty(9000), shape, by_columns)
+    tile[...] = np.random.default_rng(0).standard_normal(shape)
+    for ufunc, initial in ((np.maximum, -np.inf), (np.minimum, np.inf), (np.multiply, 1.0)):
+        expected = ufunc.reduce(np.array(tile, order="C"), axis=-1, initial=initial)
+        found = numpy_math.reduced(ufunc, tile, initial, np.empty(shape[:-1]))
+        np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("start", [0, 2**24, 2**53, 2**62])
+def test_differences_of_integers_are_rounded_once(start: int, dtype: type) -> None:
+    x, y = np.arange(start, start + 9), np.arange(start + 3, start + 7)[:, None]
+    found = numpy_math.measured(np.subtract, x, y, np.empty((4, 9), dtype))
+    assert found.tolist() == (x - y).tolist()
+
+
+def test_a_factor_stays_where_a_sum_has_one_position_in_a_kernel() -> None:
+    own = attnc.parse(
+        "cascade c(Q[t, d], V[i, t, f]) -> O[d, f]:\n"
+        "    O[d, f] = sum[i, t](Q[t, d] / V[i, t, f])\n"
+        "schedule c:\n    tile t by 1\n    tile i by 1\n"
+    )["c"]
+    arrays = sample(own, {"t": 7, "d": 5, "f": 3, "i": 4}, dtype="f64", seed=2)
+    expected = interpreter.run(own, arrays)["O"]
+    assert relative_error(attnc.compile(own).run(arrays)["O"], expected) < 1e-12
+
+
+APART = """
+cascade c(Q[t, d], K[t, d], V[t, f]) -> O[t, f]:
+    O[t, f] = sum[dWHERE](BODY)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "where", "taken"),
+    [
+        ("Q[t, d] * K[t, d] * V[t, f]", "", True),
+        ("V[t, f] * exp(-abs(Q[t, d])) * 3", "", True),
+        ("Q[t, d] * V[t, f]", " where Q[t, d] > 0", True),
+        ("Q[t, d] * (V[t, f] + K[t, d])", "", False),
+        ("Q[t, d] * log(V[t, f])", " where Q[t, d] > 9", False),
+        ("Q[t, d] / V[t, f]", " where Q[t, d] > 9", False),
+    ],
+)
+def test_a_factor_without_the_summed_rank_needs_no_tile_of_all_ranks(
+    body: str, where: str, taken: bool
+) -> None:
+    """Near misses: a factor that is no factor, and what may be infinite where nothing is summed."""
+    own = attnc.parse(APART.replace("BODY", body).replace("WHERE", where))["c"]
+    kernel = attnc.compile(own)
+    widest = max(len(s.ranks) for s in kernel.program.kernels[0].body if hasattr(s, "ranks"))
+    assert widest == (2 if taken else 3)
+    arrays = sample(own, {"t": 7, "d": 5, "f": 3}, dtype="f64", seed=2)
+    arrays["V"][:2] = (0.0, 1e3, 5e-324)
+    expected = interpreter.run(own, arrays)["O"]
+    assert relative_error(kernel.run(arrays)["O"], expected) < 1e-12

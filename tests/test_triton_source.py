@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from triton_programs import elementwise, flash, gated, m, paged
 
+import attnc
 from attnc.backends.triton_source import emit
 from attnc.ir.expr import Const, Expr, Extent, Index, Map, Tile
 from attnc.ir.source import CompileError, InvalidIR
@@ -52,6 +53,37 @@ def test_matrices_computed_in_float32_are_multiplied_more_exactly_than_the_input
 
     assert on("cuda", 2, 2, 1) == "bf16x3"
     assert on("cuda", 2, 4) == on("cuda", 8) == on("cpu", 2) == on("cuda") == "tf32x3"
+
+
+GATES = """
+cascade c(g[t, d], h[t, d]) -> O[t, d]:
+    rank s = |t|
+    L[t, d] = GATE
+    W[t, s] = MASK
+    O[t, d] = sum[s](W[t, s] * L[s, d])
+"""
+
+
+@pytest.mark.parametrize(
+    ("gate", "mask", "narrow"),
+    [
+        ("max(g[t, d], -64)", "select(s < t, 1.0, 0.0)", True),
+        ("select(g[t, d] > 0, -abs(g[t, d]), 0.5)", "select(s < t, 0.25, -1.0)", True),
+        ("min(g[t, d], 3.0)", "select(s < t, 1.0, 0.0)", False),
+        ("g[t, d] * 2", "select(s < t, 1.0, 0.0)", False),
+        ("max(g[t, d], h[t, d])", "select(s < t, 1.0, 0.0)", False),
+        ("max(g[t, d], -65536)", "select(s < t, 1.0, 0.0)", False),
+        ("max(g[t, d], -64)", "select(s < t, 1 / (1 + t - s), 0.0)", False),
+    ],
+)
+def test_values_chosen_from_an_input_are_multiplied_in_its_type(
+    gate: str, mask: str, narrow: bool
+) -> None:
+    """Near misses: numbers that float16 rounds or lacks, results of arithmetic, two inputs."""
+    text = GATES.replace("GATE", gate).replace("MASK", mask)
+    own = attnc.parse(text if "h[" in gate else text.replace(", h[t, d]", ""))["c"]
+    source = attnc.compile(own, backend="triton").source
+    assert ("_ptr.dtype.element_ty)" in source) is narrow
 
 
 def test_a_product_added_to_the_state_goes_into_the_dot() -> None:

@@ -19,11 +19,11 @@ from attnc.passes.recurrences.scanned import Scanned
 Place = Callable[[Access], Access]
 """What stands for a scanned state at a place of a chunk."""
 
-LOWEST = -1e4
+LOWEST = -(2.0**13)
 """A logarithm whose exponential is 0 in every type, as is that of everything below it.
 
 It stands for them where logarithms are added by a matrix of 0 and 1: 0 times minus infinity is no
-number.
+number. A power of two is a number of every type, so that what is not below keeps its own.
 """
 
 
