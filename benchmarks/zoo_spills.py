@@ -19,7 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sass import loops
+
+import attnc
+from attnc.backends import launch
+from attnc.backends.launch import Compiled
+from attnc.driver import stages
 from attnc.ir.targets import TARGETS
+from attnc.passes.pressure import pressure
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = Path(__file__).with_suffix(".md")
@@ -39,7 +46,9 @@ HEAD = """\
 Every kernel of the zoo, compiled for sm_90 in float16 at heads of 64 and 128 (the ranks that lie
 whole within a tile, but for those of which a mechanism has few): registers of a thread, bytes that
 it spills, bytes of shared memory of an instance. An H100 has 255 registers a thread and 232,448
-bytes. `python benchmarks/zoo_spills.py` writes this page.
+bytes. Where a kernel spills, a note says why, and how many of the instructions of the loop over
+full tiles read or write what was spilled (its shortest loop with matrix instructions, if it has
+one). `python benchmarks/zoo_spills.py` writes this page.
 
 """
 
@@ -62,11 +71,6 @@ def measure(name: str, width: int) -> list[Row]:
     """Compile a mechanism at a width; a refusal of the compiler is a row."""
     sys.path.insert(0, str(ROOT / "tests"))
     import mechanisms
-
-    import attnc
-    from attnc.backends import launch
-    from attnc.driver import stages
-    from attnc.passes.pressure import pressure
 
     cascade, arrays = mechanisms.specification(name), mechanisms.single(name)
     own = {
@@ -96,7 +100,7 @@ def measure(name: str, width: int) -> list[Row]:
         note = ""
         if k.spills and kernel:
             need = pressure(kernel, axes, 32 * k.warps)
-            note = why(need, k.registers, min(255, 65536 // (32 * k.warps)))
+            note = why(need, k.registers, min(255, 65536 // (32 * k.warps))) + in_loop(k)
         rows.append(Row(name, width, k.name, tiles, k.registers, k.spills, k.shared, note))
     return rows
 
@@ -110,6 +114,18 @@ def why(need: int, registers: int, most: int) -> str:
     if registers < most:
         return "no spill: the stack of a function, such as a sine of large arguments"
     return f"its tiles take {need} registers, addresses and predicates the rest"
+
+
+def in_loop(kernel: Compiled) -> str:
+    """How much of the steady loop over products is local memory, if the kernel has such a loop."""
+    cubin = kernel.forms["cubin"]
+    assert isinstance(cubin, bytes)
+    bodies = list(loops(launch.disassemble(cubin)))
+    if not bodies:
+        return ""
+    body = min(bodies, key=len)
+    spilled = sum(line.startswith(("LDL", "STL")) for line in body)
+    return f"; {spilled} of {len(body)} instructions of its steady loop"
 
 
 def one(name: str) -> list[Row]:

@@ -46,6 +46,7 @@ from attnc.passes.recurrences.prefix import Kept, prefixes, unscanned
 from attnc.passes.recurrences.reassociate import Work, crossovers, reassociate
 from attnc.passes.stream import in_chunks, stream, told
 from attnc.passes.tiling import CannotTile
+from attnc.passes.together import together
 from attnc.passes.turns import keep_turns
 from attnc.passes.vanish import vanish
 from attnc.passes.variables import separate_variables
@@ -290,7 +291,7 @@ def lower(
         smaller = fit(program, streamed, plan)
         if smaller is plan:
             program = vanish(program)
-            return orient(fold_scale(program)) if facts.base2 else program
+            return orient(together(fold_scale(program))) if facts.base2 else program
         plan = smaller
 
 

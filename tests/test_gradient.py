@@ -18,7 +18,7 @@ import pytest
 
 import attnc
 from attnc.backends.interpreter import run
-from attnc.driver import SLACK, stages
+from attnc.driver import stages
 from attnc.gradients import Gradient
 from attnc.ir.cascade import Cascade
 from attnc.ir.tile import Contract, Load
@@ -40,9 +40,10 @@ a sum of either sign has no logarithm."""
 SCALES = {
     "lama": {"U": 0.4, "W": 0.4, "P": 0.4},
     "with_mean": {"U": 0.4, "W": 0.4, "P": 0.4},
+    "mesa_net": {"K": 0.4},
 }
 """What weights are multiplied by, so that more than one key of a row counts: where one does, the
-gradient of its score is a difference of equal numbers."""
+gradient of its score is a difference of equal numbers. Keys of a matrix to solve have length 1."""
 BRANCHES = {"lolcats": {"p": 72, "m": 72}, "kgat": {"n": 20}}
 """Extents at which a gate has two branches and an entity several triplets: with one, what is made
 of it cancels, and its gradient is 0."""
@@ -308,10 +309,7 @@ def rounded(arrays: Arrays, kind: Any) -> Arrays:
 
 @pytest.mark.parametrize("cascade", kernels())
 def test_a_training_step_is_as_exact_as_its_type_allows(cascade: Cascade) -> None:
-    """Forward and backward through the tile executor, against both in float64; every bit twice.
-
-    What the interpreter loses in float32 an ill-conditioned cascade loses anywhere: see `verify`.
-    """
+    """Forward and backward through the tile executor, against both in float64; every bit twice."""
     found = attnc.differentiate(cascade)
     arrays = rounded(rounded(inputs(cascade, small(cascade)), np.float16), DOUBLE)
     outputs = run(found.forward, arrays, DOUBLE)
@@ -327,18 +325,13 @@ def test_a_training_step_is_as_exact_as_its_type_allows(cascade: Cascade) -> Non
         return {tensor.name: every[tensor.name] for tensor in found.backward.inputs}
 
     exact = run(found.backward, given(DOUBLE, outputs), DOUBLE)
-    literal = run(found.backward, rounded(given(DOUBLE, outputs), np.float32))
     forward, backward = attnc.compile(found.forward), attnc.compile(found.backward)
-    largest = max(float(np.max(np.abs(value), initial=0)) for value in exact.values())
     for kind, tolerance in ((np.float32, 1e-5), (np.float16, 4e-3)):
-        if largest > float(np.finfo(kind).max):
-            continue  # A state that grows has no gradient in so short a type.
         inputs_of = given(kind, forward.run(rounded(arrays, kind)))
         first, second = backward.run(inputs_of), backward.run(inputs_of)
         for name, value in exact.items():
             assert np.array_equal(first[name], second[name]), name
-            allowed = max(tolerance, SLACK * relative_error(literal[name], value))
-            assert relative_error(first[name], value) < allowed, (name, kind)
+            assert relative_error(first[name], value) < tolerance, (name, kind)
 
 
 KERNELS = ["attention", "causal", "varlen", "gqa", "differential", "sigmoid", "gla", "delta_rule"]

@@ -14,6 +14,7 @@ from attnc.ir.verify_tile import verify_program
 from attnc.passes.orient import orient
 from attnc.passes.pipeline import lower
 from attnc.passes.pressure import pressure
+from attnc.passes.together import together
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -70,6 +71,47 @@ def test_a_tile_is_turned_where_all_its_products_agree_and_nothing_keeps_it() ->
         "Y_tile[i, f] = C_tile[i, f]", "Y_tile[i, j] = N[i, j]"
     ).replace("store Y[b, i, f] = Y_tile[i, f]", "store Y[b, i, j] = Y_tile[i, j]"))  # fmt: skip
     assert orient(stored) == stored
+
+
+SHARED = """\
+program both(X[b; t, d]: float, Y[b; t, d]: float, Z[b; t, d]: float) -> A[b; t, f]: float, B[b; t, f]: float:
+
+    kernel both over b:
+        axis t = |t|
+        axis s = 16 by 16
+        axis d = |d|
+        axis f = |f|
+        load X_tile[t, d] = X[b, t, d]
+        compute E[t, d] = exp(X_tile[t, d])
+        load Y_tile[s, d] = Y[b, s, d]
+        contract P[t, s] = E[t, d] * Y_tile[s, d] over d
+        load W[s, f] = Y[b, s, f]
+        contract A_tile[t, f] = P[t, s] * W[s, f] over s
+        store A[b, t, f] = A_tile[t, f]
+        load Z_tile[s, d] = Z[b, s, d]
+        compute G[s, d] = Z_tile[s, d] * 2
+        contract R[t, s] = E[t, d] * G[s, d] over d
+        contract B_tile[t, f] = R[t, s] * W[s, f] over s
+        store B[b, t, f] = B_tile[t, f]
+"""  # noqa: E501
+
+
+def test_products_of_one_operand_stand_together() -> None:
+    """Near misses: a load would pass a store, the result is no smaller, it needs a product."""
+
+    def products(text: str) -> list[str]:
+        program = together(read_program(text))
+        verify_program(program)
+        return [s.name for s in program.kernels[0].body if isinstance(s, Contract)]
+
+    store = "        store A[b, t, f] = A_tile[t, f]\n"
+    later = SHARED.replace(store, "") + store
+    assert products(SHARED) == ["P", "A_tile", "R", "B_tile"]
+    assert products(later) == ["P", "R", "A_tile", "B_tile"]
+    assert products(later.replace("axis s = 16 by 16", "axis s = |d|")) == products(SHARED)
+    product = "contract G[s, d] = P[t, s] * X_tile[t, d] over t"
+    made = later.replace("compute G[s, d] = Z_tile[s, d] * 2", product)
+    assert products(made) == ["P", "A_tile", "G", "R", "B_tile"]
 
 
 def test_what_lives_at_once_is_counted() -> None:
