@@ -37,6 +37,8 @@ USUAL = 1024
 """Extent of any other rank that lies whole within a tile."""
 SHARED = 128
 """Registers of a thread where the launcher wants two instances on a multiprocessor."""
+FUNCTION = 64
+"""Bytes of local memory that a function of Triton's library takes for itself."""
 LIMIT = 900
 """Seconds for one mechanism."""
 
@@ -100,19 +102,21 @@ def measure(name: str, width: int) -> list[Row]:
         note = ""
         if k.spills and kernel:
             need = pressure(kernel, axes, 32 * k.warps)
-            note = why(need, k.registers, min(255, 65536 // (32 * k.warps))) + in_loop(k)
+            note = why(need, k.registers, k.spills, min(255, 65536 // (32 * k.warps))) + in_loop(k)
         rows.append(Row(name, width, k.name, tiles, k.registers, k.spills, k.shared, note))
     return rows
 
 
-def why(need: int, registers: int, most: int) -> str:
+def why(need: int, registers: int, spills: int, most: int) -> str:
     """Why a thread has local memory, of `most` registers where its tiles take `need`."""
     if need > TARGETS["triton"].registers:
         return f"its tiles take {need} registers: states and widths that no schedule may halve"
     if registers == SHARED:
         return "held to 128 registers, so that two instances share a multiprocessor"
-    if registers < most:
+    if registers < most and spills <= FUNCTION:
         return "no spill: the stack of a function, such as a sine of large arguments"
+    if registers < most:
+        return "the assembler found no registers for it and put nearly all of it in memory"
     return f"its tiles take {need} registers, addresses and predicates the rest"
 
 

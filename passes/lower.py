@@ -180,6 +180,7 @@ class KernelWriter(Loops):
             predicates = tuple(part for part in predicates if part != prefix)
         elif body.op == "sum" and len(ranks) == 1:
             contracted = self._contraction(einsum, body, ranks[0], predicates)
+            contracted = contracted or self._masked(einsum, body, ranks[0], predicates)
             if contracted is not None:
                 return contracted
         if ranks and body.op == "sum" and prefix is None:
@@ -321,6 +322,20 @@ class KernelWriter(Loops):
         name = self.scopes.fresh(f"{einsum.target}_dot" if outside else einsum.target, depth)
         self.scopes.emit(Contract(name, result, left[0], right[0], over, einsum.span), depth)
         return self._scaled(einsum, Part(Tile(name, result), depth), outside)
+
+    def _masked(
+        self, einsum: Einsum, body: Reduce, over: str, predicates: tuple[Expr, ...]
+    ) -> Value | None:
+        """A matrix product of which only some elements exist, as far as their own ranks say."""
+        own = tuple(p for p in predicates if over not in self.axes_of(self._value(p)[0]))
+        rest = tuple(p for p in predicates if p not in own)
+        contracted = self._contraction(einsum, body, over, rest) if own else None
+        mask, inner = self.mask(own)
+        if contracted is None or mask is None:
+            return contracted
+        value, depth = Map("select", (mask, contracted[0], ZERO)), max(contracted[1], inner)
+        tile = self.scopes.named(einsum.target, self.axes_of(value), value, depth, einsum.span)
+        return tile, depth
 
     def _defined(self, part: Part, predicates: tuple[Expr, ...]) -> Part:
         """An operand that is 0 where the product does not exist, as far as its own ranks say so."""

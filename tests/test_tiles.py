@@ -20,6 +20,8 @@ from attnc.backends.binding import bind
 from attnc.backends.tiles import Counters, Executable
 from attnc.ir.read_tile import read_program
 from attnc.ir.source import CompileError
+from attnc.ir.tile import Contract
+from attnc.ir.tile_facts import every
 from attnc.ir.verify_tile import verify_program
 from attnc.passes.pipeline import lower, optimize
 from attnc.passes.predict import predict, predict_symbolic
@@ -456,5 +458,24 @@ def test_a_factor_without_the_summed_rank_needs_no_tile_of_all_ranks(
     assert widest == (2 if taken else 3)
     arrays = sample(own, {"t": 7, "d": 5, "f": 3}, dtype="f64", seed=2)
     arrays["V"][:2] = (0.0, 1e3, 5e-324)
+    expected = interpreter.run(own, arrays)["O"]
+    assert relative_error(kernel.run(arrays)["O"], expected) < 1e-12
+
+
+def test_a_product_of_operands_that_both_end_early_is_one() -> None:
+    """Outside of its domain an operand may be anything, and so may what scales the result."""
+    own = attnc.parse(
+        "cascade c(X[t, d], Y[s, d], N[t], M[s], V[s, f]) -> O[t, f]:\n"
+        "    L[t, d] = X[t, d] / N[t] where N[t] > 0\n"
+        "    R[s, d] = Y[s, d] * log(M[s]) where M[s] > 0\n"
+        "    S[t, s] = sum[d](L[t, d] / N[t] * R[s, d])\n"
+        "    O[t, f] = sum[s](exp(S[t, s]) * V[s, f])\n"
+    )["c"]
+    kernel = attnc.compile(own)
+    made = list(every(kernel.program.kernels[0].body))
+    assert sum(isinstance(statement, Contract) for statement in made) >= 2
+    assert max(len(getattr(statement, "ranks", ())) for statement in made) == 2
+    arrays = sample(own, {"t": 7, "d": 5, "s": 6, "f": 3}, dtype="f64", seed=2)
+    arrays["N"][:3], arrays["M"][:3] = (0.0, -1.0, 2.0), (0.0, 3.0, -1.0)
     expected = interpreter.run(own, arrays)["O"]
     assert relative_error(kernel.run(arrays)["O"], expected) < 1e-12
