@@ -215,11 +215,12 @@ class Expressions(Scalars):
                 raise InvalidIR(f"{type(expr).__name__} has no axes")
 
     def _by_parts(self, total: Expr, factors: tuple[Expr, ...], ranks: tuple[str, ...]) -> bool:
-        """Whether a product would fill a tile that none of what is added or multiplied has, and
-        its first axis has few positions."""
+        """Whether a product would fill a tile as large as one of scores, and none of what is added
+        or multiplied has its place to give, and the first axis has few positions."""
         wide = [len(axes_of(factor, self.frame.sizes)) == len(ranks) for factor in factors]
         return (
-            len(ranks) > 2 and self.grid.get(ranks[0], FEW + 1) <= FEW and not any(wide)
+            len(ranks) > 2 and ranks[-2:] in self.turned
+            and self.grid.get(ranks[0], FEW + 1) <= FEW and not any(wide)
             and self.kind(total) == "real" and len(axes_of(total, self.frame.sizes)) == len(ranks)
         )  # fmt: skip
 

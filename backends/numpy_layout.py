@@ -10,6 +10,8 @@ the lengths are known: the text indexes R[h, p, m0] in either case.
 
 from __future__ import annotations
 
+from math import inf
+
 from attnc.ir.tile import Compute, Contract, Fold, Kernel, Load, Loop, Scan, Store
 from attnc.ir.tile_facts import every
 
@@ -21,8 +23,10 @@ def turning(kernel: Kernel) -> frozenset[Pair]:
 
     Not those that an array of the user's has too, nor a scan along rows, nor a tile that has them
     in another place: these would be read with strides. Nor those of a product with several ranks
-    for its rows or columns, which go into one axis: that takes rows without gaps.
+    for its rows or columns, which go into one axis: that takes rows without gaps. Nor where the
+    program itself says that there are no more columns than rows.
     """
+    sizes = {axis.rank: axis.size for axis in kernel.axes}
     products: set[Pair] = set()
     computed: list[Pair] = []
     fixed: list[Pair] = []
@@ -47,6 +51,7 @@ def turning(kernel: Kernel) -> frozenset[Pair]:
         pair
         for pair in products
         if len(pair) == 2
+        and (sizes[pair[1]] or inf) > (sizes[pair[0]] or 0)
         and not any({*pair} <= {*ranks} for ranks in fixed)
         and all(ranks[-2:] == pair for ranks in computed if {*pair} <= {*ranks})
     )

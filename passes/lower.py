@@ -327,11 +327,13 @@ class KernelWriter(Loops):
         self, einsum: Einsum, body: Reduce, over: str, predicates: tuple[Expr, ...]
     ) -> Value | None:
         """A matrix product of which only some elements exist, as far as their own ranks say."""
-        own = tuple(p for p in predicates if over not in self.axes_of(self._value(p)[0]))
+        own = tuple(p for p in predicates if over not in free_ranks(p))
         rest = tuple(p for p in predicates if p not in own)
         contracted = self._contraction(einsum, body, over, rest) if own else None
+        if contracted is None:
+            return None
         mask, inner = self.mask(own)
-        if contracted is None or mask is None:
+        if mask is None:
             return contracted
         value, depth = Map("select", (mask, contracted[0], ZERO)), max(contracted[1], inner)
         tile = self.scopes.named(einsum.target, self.axes_of(value), value, depth, einsum.span)
