@@ -228,15 +228,8 @@ class Expressions(Scalars):
         self, op: str, total: Expr, factors: tuple[Expr, ...], ranks: tuple[str, ...]
     ) -> Held:
         """A tile plus or minus a product of smaller ones, which never is in memory as a whole."""
-        held = self.value(total, ranks)
-        if held.slot is not None:
-            held.slot.refs += 1
-        found = [
-            self._real(own) if own.kind == "int" else own
-            for own in self._operands(factors, ranks, numbers=True)
-        ]
-        if held.slot is not None:
-            held.slot.refs -= 1
+        held, *operands = self._operands((total, *factors), ranks, numbers=True)
+        found = [self._real(own) if own.kind == "int" else own for own in operands]
         out = self.target((held,), ranks, "real")
         part = self.acquire(ranks[1:], "real")
         codes = [

@@ -3,7 +3,7 @@
     R[h, p, m0] = Q[h, p, e] * K[h, m0, e] over e
 
 Of two operands with the summed axis last, BLAS packs the second across its rows. OpenBLAS's kernel
-for AVX-512 takes half as long again where that is the longer one; the product the other way round
+for AVX-512 takes a third longer where that is the longer one; the product the other way round
 has it first, and a result that lies in memory as R[h, m0, p]. Only the memory is turned round, once
 the lengths are known: the text indexes R[h, p, m0] in either case.
 """

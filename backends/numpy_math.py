@@ -154,7 +154,7 @@ def reduced(ufunc: np.ufunc, x: Array, initial: Any, out: Array) -> Any:
     shape = (*whole.shape[:-2], parts, length, whole.shape[-1])
     ufunc.reduce(ufunc.reduce(whole.reshape(shape), axis=-3), axis=-2, initial=initial, out=out)
     rest = columns[..., parts * length :, :]
-    return ufunc(out, ufunc.reduce(rest, axis=-2, initial=initial), out=out)
+    return ufunc(out, ufunc.reduce(rest, axis=-2, initial=initial), out=out) if rest.size else out
 
 
 def logsumexp(x: Array, axes: tuple[int, ...], out: Out = None) -> Any:

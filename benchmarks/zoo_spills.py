@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sass import loops
+from sass import loops, steady_loop
 
 import attnc
 from attnc.backends import launch
@@ -124,10 +124,10 @@ def in_loop(kernel: Compiled) -> str:
     """How much of the steady loop over products is local memory, if the kernel has such a loop."""
     cubin = kernel.forms["cubin"]
     assert isinstance(cubin, bytes)
-    bodies = list(loops(launch.disassemble(cubin)))
-    if not bodies:
+    sass = launch.disassemble(cubin)
+    if not any(loops(sass)):
         return ""
-    body = min(bodies, key=len)
+    body = steady_loop(sass)
     spilled = sum(line.startswith(("LDL", "STL")) for line in body)
     return f"; {spilled} of {len(body)} instructions of its steady loop"
 
