@@ -33,6 +33,7 @@ class Printed:
     matrices. `state` is the extent of the columns of the one matrix that its loop carries, ""
     where it carries none or several. `lists` names the states of tiles that it stores, `shares`
     the numbers of iterations, "" for any other kernel, and `tables` are the inputs that it reads.
+    It has `warps`, or as many as the program.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Printed:
     lists: str
     shares: str
     tables: tuple[str, ...]
+    warps: int | None
 
 
 GENERATION = '''
@@ -312,7 +314,7 @@ def _outputs(program: Program, label: str) -> list[str]:
 
 def _launch(program: Program, kernel: Printed) -> list[str]:
     grid = " * ".join(kernel.grid) or "1"
-    warps = DEFAULT_WARPS if program.warps is None else program.warps
+    warps = kernel.warps or program.warps or DEFAULT_WARPS
     stages = DEFAULT_STAGES if program.stages is None else program.stages
     lines = [f"    instances = {grid}", "    if instances > 0:"]
     lines.append(f"        {kernel.name}[(instances,)](")

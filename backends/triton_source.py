@@ -187,7 +187,7 @@ def print_kernel(program: Program, kernel: Kernel) -> Printed:
         name, text, arguments, tuple(counts), tuple(scope.helpers), tuple(scope.reduced),
         tuple(writer.matched), writer.precision, "" if scope.helpers else _state(kernel),
         kernel.lists, kernel.shares,
-        tuple(sorted({s.tensor for s in kernel.body if isinstance(s, Load)})),
+        tuple(sorted({s.tensor for s in kernel.body if isinstance(s, Load)})), kernel.warps,
     )  # fmt: skip
 
 

@@ -99,8 +99,11 @@ def print_head(node: Statement | Kernel) -> str:
             return f"store {_access(tensor, subscripts)} = {print_expr(source)}{_where(where)}"
         case Loop(rank):
             return f"loop {rank}"
-        case Kernel(name, grid, lists=lists, at=at, shares=shares, walks=walks):
-            words = (("at", at), ("lists", lists), ("shares", shares), ("walks", walks))
+        case Kernel(name, grid, lists=lists, at=at, shares=shares, walks=walks, warps=warps):
+            words = (
+                ("at", at), ("lists", lists), ("shares", shares), ("walks", walks),
+                ("warps", warps),
+            )  # fmt: skip
             made = "".join(f"; {word} {value}" for word, value in words if value)
             return f"kernel {name} over {', '.join(map(_grid, grid))}{made}"
 

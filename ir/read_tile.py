@@ -44,7 +44,7 @@ TOKEN = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 ASIDE = ("at", "lists", "shares", "walks")
-"""What the head of a kernel may say besides its grid."""
+"""What the head of a kernel may name besides its grid."""
 
 NOT, COMPARISON, SIGN = 3, 4, 7
 POWERS = {
@@ -151,8 +151,12 @@ class _Block:
             grid.append(head.grid())
             head.have(",")
         aside: dict[str, str] = {}
+        warps: int | None = None
         while head.have(";"):
             word = head.name()
+            if word == "warps":
+                warps = head.integer()
+                continue
             if word not in ASIDE:
                 raise head.error(f"a kernel has no {word}")
             aside[word] = head.name()
@@ -167,7 +171,7 @@ class _Block:
             extent = line.expr()
             axes.append(Axis(rank, extent, line.integer() if line.have("by") else None))
             line.end()
-        return Kernel(name, tuple(grid), tuple(axes), self.statements(indent), **aside)
+        return Kernel(name, tuple(grid), tuple(axes), self.statements(indent), **aside, warps=warps)
 
     def statements(self, indent: int) -> tuple[Statement, ...]:
         found: list[Statement] = []

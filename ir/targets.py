@@ -28,7 +28,9 @@ class Target:
     `stacked` those where several problems that it treats alike go together: `tabled` if a tensor
     tells the points, so that tiles count whole.
     `registers` of a thread may hold tiles, as `passes/pressure.py` counts them; 0 where there is no
-    such bound.
+    such bound. `tests` positions are tested in about the time of a product of tiles: a loop whose
+    body has a product for every so many has one body, tested in every iteration, since a second
+    would keep what it needs in registers too; 0 where that costs nothing.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Target:
     stacked: Settings | None = None
     tabled: Settings | None = None
     registers: int = 0
+    tests: int = 0
 
     def settings(self, width: int, dtype: str, mask: str) -> Settings:
         """Tiles and launch settings for a width (0 where it is not known), a type and a mask: none,
@@ -54,6 +57,8 @@ class Target:
         return next((settings for limit, settings in table if width <= limit), table[-1][1])
 
 
+WIDTH = 64
+"""Extent assumed of a rank that lies whole within a tile and is not known."""
 CPU = ((1 << 30, (256, 512, 1, 1)),)
 TARGETS = {
     "numpy": Target(
@@ -76,5 +81,6 @@ TARGETS = {
         132,
         (64, 16, 16, 16),
         registers=144,
+        tests=8,
     ),
 }

@@ -196,6 +196,8 @@ Statement = Load | Compute | Contract | Fold | Scan | Store | Loop
 class Kernel:
     """One launch: the same statements for every instance of the grid.
 
+    An instance has `warps` warps, or as many as the program says.
+
     A kernel with `lists` stores states of tiles in the buffer of that name: 0, 1 or 2 where none,
     some or all points of a tile exist. When it has run, the positions along the last axis are
     sifted into the buffers that `lists_of` names. One with `shares` stores how many iterations
@@ -217,6 +219,7 @@ class Kernel:
     at: str = ""
     shares: str = ""
     walks: str = ""
+    warps: int | None = None
 
     @property
     def aside(self) -> str:

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 
+from attnc.ir.expr import Const
+from attnc.ir.targets import WIDTH
 from attnc.ir.tile import (
     Compute,
     Contract,
@@ -35,8 +37,8 @@ from attnc.passes.columns import columns
 from attnc.passes.mapping import COLUMNS, FEW, Mapping
 from attnc.passes.pressure import pressure
 
-WIDTH = 64
-"""Extent assumed of a rank that lies whole within a tile and is not known."""
+WARP = 512
+"""Elements of the largest tile that a warp has: with fewer, several would hold the same ones."""
 
 
 def fit(program: Program, streamed: frozenset[str], plan: Mapping) -> Mapping:
@@ -74,6 +76,30 @@ def fit(program: Program, streamed: frozenset[str], plan: Mapping) -> Mapping:
     )
 
 
+def warps(kernel: Kernel, plan: Mapping) -> int:
+    """The warps of an instance: those of the mapping, or fewer where all tiles are small.
+
+    Tensor cores take 16 rows and 8 columns at once. What a tile has no room for, warps repeat.
+    """
+    sizes = {axis.rank: axis.size or plan.sizes.get(axis.rank) for axis in kernel.axes}
+    products = any(isinstance(own, Contract) for own in every(kernel.body))
+    if plan.asked or not plan.target.registers or not products:
+        return plan.warps
+    largest = 1
+    for ranks in _tiles(kernel.body):
+        own = [sizes[rank] for rank in ranks]
+        if None in own:
+            return plan.warps
+        largest = max(largest, prod(size or 1 for size in own))
+    return min(plan.warps, 1 << max(0, (largest // WARP).bit_length() - 1))
+
+
+def launched(kernel: Kernel, plan: Mapping) -> Kernel:
+    """The kernel with its warps, where these are not those of the program."""
+    own = warps(kernel, plan)
+    return kernel if own == plan.warps else replace(kernel, warps=own)
+
+
 def _shrunk(
     kernel: Kernel, sizes: dict[str, int], cut: frozenset[str], plan: Mapping
 ) -> dict[str, int]:
@@ -101,7 +127,7 @@ def _relieved(
     plan: Mapping,
 ) -> dict[str, int]:
     """Tiles halved until the registers of a thread suffice, as far as halving relieves it."""
-    threads = 32 * plan.warps
+    threads = 32 * warps(kernel, plan)
     halved: dict[str, int] = {}
     need = pressure(kernel, sizes, threads)
     while need > plan.target.registers:
@@ -124,9 +150,15 @@ def _divided(
     more than fits and at most half as much work again comes of it."""
     free = columns(kernel)
     found = {rank: plan.tiles[rank] for rank in free if rank in plan.fixed & plan.tiles.keys()}
-    # Products of few rows stand in every warp whole: a third of the registers is theirs.
-    crowded = 3 * pressure(kernel, sizes, 32 * plan.warps) > 2 * plan.target.registers > 0
-    if found or rows or not crowded:
+    chunk = max((sizes[a.rank] for a in kernel.axes if isinstance(a.extent, Const)), default=0)
+
+    def crowded(own: dict[str, int]) -> bool:
+        # Products of few rows stand in every warp whole: a quarter of the registers is theirs. What
+        # is besides, such as addresses, grows with the rows of a chunk.
+        need = pressure(kernel, own, 32 * warps(kernel, plan))
+        return 4 * need > 3 * (plan.target.registers - chunk)
+
+    if found or rows or not plan.target.registers or not crowded(sizes):
         return found
     work = tuple(_work(kernel, sizes))
     most = sum(count for _, count in work) // 2
@@ -134,7 +166,8 @@ def _divided(
     carried = {rank for loop in loops for state in loop.carried for rank in state.ranks}
     for rank in (rank for rank in free if rank in carried):
         again = sum(count for ranks, count in work if rank not in ranks)
-        tile = COLUMNS
+        wide = chunk < COLUMNS or not crowded({**sizes, rank: COLUMNS})
+        tile = COLUMNS if wide else COLUMNS // 2
         while tile < sizes[rank]:
             if again * (-(-sizes[rank] // tile) - 1) <= most:
                 return {rank: tile}

@@ -39,6 +39,17 @@ def groups(
             return plan.rows_alone(cascade, root) | cuts
         return plan.grid(cascade, root, there, streamed) | cuts
 
+    def sums(names: list[str]) -> set[str]:
+        inside = {n: e for root in names for n, e in closure(cascade, root, {*stored}).items()}
+        return {name for name, einsum in inside.items() if isinstance(einsum.body, Reduce)}
+
+    def alone(names: list[str], turn: list[str]) -> bool:
+        """Whether roots that had better be apart would compute little twice."""
+        if plan.alone.isdisjoint((*names, *turn)):
+            return False
+        own, other = sums(turn), sums(names)
+        return 2 * len(own & other) <= min(len(own), len(other))
+
     found: list[tuple[list[str], dict[str, int]]] = []
     place: dict[str, int] = {}
     for turn in _turns(reads):
@@ -52,7 +63,7 @@ def groups(
                 )
         needs = {place[name] for root in turn for name in reads[root] if name in place}
         number = max(needs, default=-1) + 1
-        while number < len(found) and found[number][1] != tiles:
+        while number < len(found) and (found[number][1] != tiles or alone(found[number][0], turn)):
             number += 1
         if number == len(found):
             found.append(([], tiles))

@@ -1,19 +1,23 @@
 """The loops of a kernel: which iterations there are, which need a test, in what order.
 
 A body is written on trial first, to see what it tests. What is affine gives ranges (`ranges.py`),
-in which the tests that must hold are left out of a second body; what reads tables gives a list of
-tiles (`blocks.py`); an iteration that would leave every state as it was is not there at all.
+in which the tests that must hold are left out of a second body, unless they are little beside its
+products; what reads tables gives a list of tiles (`blocks.py`); an iteration that would leave every
+state as it was is not there at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass
+from math import prod
 
 from attnc.ir.cascade import Cascade
 from attnc.ir.expr import ONE, ZERO, Const, Expr, Map, Param, Tile, both, conjuncts
 from attnc.ir.source import InvalidIR
-from attnc.ir.tile import Carried, Compute, Fold, Load, Loop, Segment
+from attnc.ir.targets import WIDTH
+from attnc.ir.tile import Carried, Compute, Contract, Fold, Load, Loop, Segment
+from attnc.ir.tile_facts import every
 from attnc.ir.walk import accesses, free_ranks, subterms
 from attnc.passes.blocks import Blocks, blocks
 from attnc.passes.domain import Domains
@@ -76,9 +80,10 @@ class Loops(Values):
         domains: Domains,
         stages: Stages,
         shares: dict[str, Share],
+        tests: int,
     ) -> None:
         super().__init__(cascade, name, memory, tiles, extents, domains)
-        self.stages, self.shares = stages, shares
+        self.stages, self.shares, self.tests = stages, shares, tests
         self.blocks: dict[tuple[str, tuple[Expr, ...]], Blocks] = {}
         self.dealt: list[Dealt] = []
 
@@ -142,10 +147,12 @@ class Loops(Values):
         share = self.shares.get(rank)
         facts = {part: live(value, space) for part, value in asked.items()}
         known = frozenset(part for part, fact in facts.items() if fact.full)
+        if self._brief([asked[part] for part in known], trial):
+            known = frozenset()
         if share is not None and known:
             known |= {share.belongs}
         clear = self._body(rank, carried, stores, known | idle) if known else trial
-        pieces = self._pieces(facts, skipped)
+        pieces = self._pieces(facts, skipped, known)
         tested = [
             value
             for part, value in asked.items()
@@ -264,10 +271,16 @@ class Loops(Values):
             self._store(root)
         return _Body(self.scopes.leave(names), tuple(after))
 
-    def _pieces(self, facts: dict[Expr, Live], skipped: Set[Expr]) -> Live:
+    def _brief(self, tests: list[Expr], body: _Body) -> bool:
+        """Whether each test takes little time beside the products of a body."""
+        products = sum(isinstance(own, Contract) for own in every(tuple(body.scope.statements)))
+        sizes = {rank: axis.size or WIDTH for rank, axis in self.axes.items()}
+        own = (prod(sizes.get(rank, 1) for rank in free_ranks(test)) for test in tests)
+        return max(own, default=0) <= self.tests * products
+
+    def _pieces(self, facts: dict[Expr, Live], skipped: Set[Expr], known: Known) -> Live:
         """Where a loop has something to do, and where no predicate that is known fails."""
         found = WHOLE
-        known = [fact for fact in facts.values() if fact.full]
         for part, fact in facts.items():
             pieces = tuple(
                 Piece(

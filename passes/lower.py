@@ -57,7 +57,7 @@ class KernelWriter(Loops):
     `placed` says where a root is stored, if not at its own ranks, and `shares` which loops are
     divided. With `scale_operands` a constant factor of a matrix product goes into the operand that
     varies least instead of the result, which is right where operands keep the type of the
-    arithmetic.
+    arithmetic. `tests` is that of the target.
     """
 
     def __init__(
@@ -72,9 +72,10 @@ class KernelWriter(Loops):
         placed: dict[str, Place],
         shares: dict[str, Share],
         scale_operands: bool,
+        tests: int,
     ) -> None:
         stages = Stages(cascade, roots, frozenset(memory), tiles)
-        super().__init__(cascade, name, memory, tiles, extents, domains, stages, shares)
+        super().__init__(cascade, name, memory, tiles, extents, domains, stages, shares, tests)
         self.roots, self.placed, self.scale_operands = roots, placed, scale_operands
         self._made = {t: e for t, e in self.definitions.items() if t not in memory}
 

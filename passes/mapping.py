@@ -36,7 +36,9 @@ class Mapping:
     the parts that it wants of a streamed rank (None for as many as fit), `shares` the instances
     that it wants to share the work of all rows (None for as many as fit), `unshared` the ranks
     whose work cannot be; `merged` the ranks that number such parts, `recurrent` those along which
-    recurrences go, by steps or chunks; `stacked` tells that problems of a batch go together.
+    recurrences go, by steps or chunks; `stacked` tells that problems of a batch go together,
+    `asked` that a schedule says how many warps there are; `alone` are tensors that share a kernel
+    only with what they share most sums with.
     `sizes` are the extents that are known. `cuts` are tiles of the grid by the tensor that is
     stored: smaller ones, or of a rank else whole.
     """
@@ -56,6 +58,8 @@ class Mapping:
     recurrent: frozenset[str] = frozenset()
     stacked: bool = False
     unshared: frozenset[str] = frozenset()
+    asked: bool = False
+    alone: frozenset[str] = frozenset()
     cuts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def with_parts(self, ranks: tuple[str, ...]) -> Mapping:
@@ -63,22 +67,28 @@ class Mapping:
         tiles = {**self.tiles, **dict.fromkeys(ranks, 1)}
         return replace(self, long=self.long | set(ranks), tiles=tiles)
 
+    def with_streams(self, ranks: tuple[str, ...]) -> Mapping:
+        """The same, some ranks streamed beside the rows of a chunk, by a few positions at once."""
+        tiles = {**dict.fromkeys(ranks, 2 * FEW), **self.tiles}
+        return replace(self, long=self.long | set(ranks), tiles=tiles)
+
     def grid(
         self,
         cascade: Cascade,
         root: str,
-        stored: Collection[str] = (),
+        stored: Collection[str] | None = None,
         streamed: dict[str, set[str]] | None = None,
     ) -> dict[str, int]:
         """The ranks along which the kernel of a root is cut, with the tile of each.
 
-        What is in `stored` is there already: its kernels are others. `streamed` is what the method
-        of that name gives, where it is known.
+        What is in `stored` is there already: its kernels are others. Where nobody knows what is,
+        every recurrence is one of this kernel. `streamed` is what the method of that name gives,
+        where it is known.
         """
         stepped = cascade.iterative()
-        inside = closure(cascade, root, set(stored)) if stored else stepped
+        inside = stepped if stored is None else closure(cascade, root, set(stored))
         loops = {rank for name, (_, rank) in stepped.items() if name in inside}
-        whole = {rank for name in inside if loops for rank in _within(cascade, name, stored)}
+        whole = {rank for name in inside if loops for rank in _within(cascade, name, stored or ())}
         ranks = [rank for rank in cascade.axes(root) if rank not in loops | whole]
         cut = [r for r in ranks if r in self.long and r not in cascade.batch]
         varying = self.streamed(cascade) if streamed is None else streamed
@@ -298,8 +308,9 @@ def mapping(
                 pass
     fixed = frozenset(name for rank in tiles for name in (rank, f"{rank}0"))
     return Mapping(
-        target, long, sizes, tiles, fixed, splits, shares, m, p, warps, stages, stacked=stacked
-    )
+        target, long, sizes, tiles, fixed, splits, shares, m, p, warps, stages, stacked=stacked,
+        asked=any(line.verb == "warps" for line in cascade.schedule),
+    )  # fmt: skip
 
 
 PARTED = {"split": "split", "share": "shared"}

@@ -24,7 +24,7 @@ from attnc.passes.defer import defer
 from attnc.passes.domain import Domains
 from attnc.passes.extents import Extents
 from attnc.passes.fiber import fiber
-from attnc.passes.fit import fit
+from attnc.passes.fit import fit, launched
 from attnc.passes.fold_scale import fold_scale
 from attnc.passes.groups import groups
 from attnc.passes.level import CannotLevel, Levels
@@ -313,7 +313,8 @@ def _program(
     chunks = in_chunks(cascade, plan, decision.stored)
     if observe is not None and chunks.cascade is not cascade:
         observe("chunk", chunks.cascade)
-    plan = replace(plan.with_parts(chunks.parallel), recurrent=frozenset(chunks.ranks))
+    plan = plan.with_parts(chunks.parallel).with_streams(chunks.streamed)
+    plan = replace(plan, recurrent=frozenset(chunks.ranks), alone=frozenset(chunks.ahead))
     streamed = stream(chunks.cascade, plan, chunks.stored)
     cascade = streamed.cascade
     defined = {einsum.target for einsum in cascade.einsums}
@@ -340,9 +341,9 @@ def _program(
         own = {k: v for k, v in memory.items() if k not in roots}
         writer = KernelWriter(
             cascade, name, roots, own, grid, known, domains, places, shares,
-            not plan.target.base2,
+            not plan.target.base2, plan.target.tests,
         )  # fmt: skip
-        kernel = writer.write()
+        kernel = launched(writer.write(), plan)
         listed += writer.blocks.values()
         kernels += [*(made.kernel for made in writer.blocks.values())]
         kernels += levels.kernels(kernel, writer.dealt)

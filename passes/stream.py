@@ -12,6 +12,7 @@ from attnc.passes.fiber import fiber
 from attnc.passes.mapping import Mapping
 from attnc.passes.online import Running, online
 from attnc.passes.partition import is_part
+from attnc.passes.recurrences.ahead import ahead
 from attnc.passes.recurrences.apart import apart
 from attnc.passes.recurrences.chunk import chunk
 from attnc.passes.recurrences.recurrence import NoRecurrence
@@ -30,12 +31,15 @@ def told(running: Running, rank: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Chunks:
     """A cascade whose linear recurrences go by chunks, what is stored, the ranks along which its
-    recurrences go, those of chunks that stand side by side, and the story."""
+    recurrences go, those of chunks that stand side by side, what is made ahead of a sweep, the
+    ranks that are streamed for that, and the story."""
 
     cascade: Cascade
     stored: tuple[str, ...]
     ranks: tuple[str, ...]
     parallel: tuple[str, ...]
+    ahead: tuple[str, ...]
+    streamed: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -44,6 +48,8 @@ def in_chunks(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Chunk
     notes: list[str] = []
     ranks: list[str] = []
     parallel: list[str] = []
+    early: list[str] = []
+    streamed: list[str] = []
     for rank in dict.fromkeys(own for _, own in cascade.iterative().values()):
         sizes = plan.chunk(rank)
         if is_part(cascade, rank):
@@ -63,18 +69,32 @@ def in_chunks(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Chunk
             )
             continue
         ranks.append(made.outer)
-        if plan.apart(cascade, rank, made.size):
-            cascade, between = apart(made.cascade, made.outer)
-            stored = (*stored, *between)
-            parallel.append(made.outer)
-        else:
-            cascade = made.cascade
         notes.extend(
             f"chunk: {step.target} goes from chunk to chunk of {made.size}: {told}"
             for step, _, told in made.told
         )
-    notes.extend(f"apart: {rank} stands side by side, but for the sweep" for rank in parallel)
-    return Chunks(cascade, stored, tuple(ranks), tuple(parallel), tuple(notes))
+        side_by_side = plan.apart(cascade, rank, made.size)
+        cascade = made.cascade
+        if plan.target.processors and plan.sizes.get(rank, 2 * made.size) > made.size:
+            first = ahead(cascade, made.outer, stored)
+            cascade, stored = first.cascade, (*stored, *first.stored)
+            early.extend(first.stored)
+            streamed.extend(first.streamed)
+            if first.stored:
+                parallel.append(made.outer)
+                what = ", ".join(first.stored)
+                notes.append(
+                    f"ahead: all chunks of {rank} make {what} side by side, then the sweep"
+                )
+        if side_by_side:
+            cascade, between = apart(cascade, made.outer)
+            stored = tuple(dict.fromkeys((*stored, *between)))
+            parallel.append(made.outer)
+            notes.append(f"apart: {rank} stands side by side, but for the sweep")
+    return Chunks(
+        cascade, stored, tuple(ranks), tuple(dict.fromkeys(parallel)), tuple(early),
+        tuple(streamed), tuple(notes),
+    )  # fmt: skip
 
 
 def _long_states(cascade: Cascade, rank: str, plan: Mapping) -> str:

@@ -15,11 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
+from attnc.ir.targets import WIDTH
 from attnc.ir.tile import Compute, Contract, Load, Loop, Program, Statement, Store
 from attnc.ir.tile_facts import defines, reads
-
-WIDTH = 64
-"""What stands for the extent of a rank that lies whole within a tile, where it is not known."""
 
 
 def together(program: Program) -> Program:

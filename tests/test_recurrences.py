@@ -170,7 +170,10 @@ def test_instances_divide_the_columns_of_a_state(name: str) -> None:
     for target in ("numpy", "triton"):
         program = lower(one, target)
         verify_program(program)
-        assert [[own.rank for own in k.grid] for k in program.kernels] == [["b", "h", "f"]]
+        *first, sweep = program.kernels
+        assert [own.rank for own in sweep.grid] == ["b", "h", "f"]
+        assert all([own.rank for own in kernel.grid] == ["b", "h", "t1"] for kernel in first)
+        assert target == "triton" or not first
 
 
 GATED = RECURRENCES["gate along what reads sum over"]
@@ -186,7 +189,7 @@ NORMED = (
         (GATED, 64, None),  # It fits.
         (GATED, 96, 64),
         (GATED, 128, 64),
-        (GATED, 256, 128),  # What does not vary with f would be computed four times.
+        (GATED, 256, 64),
         (MIXED, 128, 64),
         (NORMED, 128, None),
     ],
@@ -195,10 +198,17 @@ def test_states_that_fill_the_registers_are_divided(
     text: str, width: int, tile: int | None
 ) -> None:
     sizes = {"d": 128, "f": width} if width > 64 else {"d": 64, "f": 64}
-    (kernel,) = lower(cascade(f"{HEAD}:\n{text}"), "triton", "f16", sizes).kernels
+    *_, kernel = lower(cascade(f"{HEAD}:\n{text}"), "triton", "f16", sizes).kernels
     assert {own.rank: own.tile for own in kernel.grid}.get("f") == tile
     (kernel,) = lower(cascade(f"{HEAD}:\n{text}"), "numpy", sizes=sizes).kernels
     assert "f" not in [own.rank for own in kernel.grid]
+
+
+def test_states_are_not_divided_where_too_much_would_be_computed_again() -> None:
+    """In one chunk alone the weights are part of the sweep: four instances would make them each."""
+    sizes = {"d": 128, "f": 256, "t": 16}
+    (kernel,) = lower(cascade(f"{HEAD}:\n{GATED}"), "triton", "f16", sizes).kernels
+    assert {own.rank: own.tile for own in kernel.grid}.get("f") == 128
 
 
 def test_chunks_stand_side_by_side_where_the_grid_is_small() -> None:
@@ -206,9 +216,10 @@ def test_chunks_stand_side_by_side_where_the_grid_is_small() -> None:
     long = {"b": 1, "h": 4, "t": 65536, "d": 64, "f": 64}
     for target, sizes, kernels in (
         ("triton", long, 3),
-        ("triton", long | {"b": 64}, 1),
-        ("triton", long | {"t": 64}, 1),
-        ("triton", {}, 1),
+        ("triton", long | {"b": 64}, 2),
+        ("triton", long | {"t": 64}, 2),
+        ("triton", long | {"t": 16}, 1),
+        ("triton", {}, 2),
         ("numpy", long, 1),
     ):
         assert len(lower(one, target, sizes=sizes).kernels) == kernels

@@ -10,6 +10,9 @@ would wait too. Three kernels instead: what the sweep needs of each chunk, the s
 the state at the start of each chunk; five where what one sweep needs of each chunk depends on
 another sweep, as sums of exponentials do on their maximum. The price is to write and read a state
 for each chunk. Legal for every recurrence: what goes through memory is a tensor like any other.
+
+With `earlier`, the last sweep stays as it is and finds the states of those before it in memory, as
+does whatever else needs only these (`ahead.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ if TYPE_CHECKING:
     import networkx as nx
 
 
-def apart(cascade: Cascade, rank: str) -> tuple[Cascade, tuple[str, ...]]:
+def apart(
+    cascade: Cascade, rank: str, earlier: bool = False
+) -> tuple[Cascade, tuple[str, ...]]:
     """The cascade with what passes between the sweeps along `rank` and the rest, to be stored.
 
     A state that needs of each chunk a reduction which needs another state goes in a later sweep.
@@ -36,6 +41,7 @@ def apart(cascade: Cascade, rank: str) -> tuple[Cascade, tuple[str, ...]]:
     states = {name: axis for name, (axis, own) in cascade.iterative().items() if own == rank}
     inside = _sweep(cascade, states)
     level = _levels(cascade, inside)
+    last = max(level[name] for name in states)
     names = Names(cascade)
     copies: dict[tuple[str, bool], str] = {}
     given: dict[str, None] = {}
@@ -46,6 +52,8 @@ def apart(cascade: Cascade, rank: str) -> tuple[Cascade, tuple[str, ...]]:
         if not isinstance(access, Access) or access.tensor not in inside:
             return None
         if reader.target in inside and level[reader.target] == level[access.tensor]:
+            return None
+        if earlier and level[access.tensor] == last:
             return None
         own = list(access.subscripts)
         after = access.tensor in states and own[states[access.tensor]] == Map(
@@ -62,7 +70,7 @@ def apart(cascade: Cascade, rank: str) -> tuple[Cascade, tuple[str, ...]]:
 
     for einsum in cascade.einsums:
         name = einsum.target
-        if name in inside:
+        if name in inside and not earlier:
             needed = sorted(_read(einsum) - inside)
             given.update(dict.fromkeys(n for n in needed if _reduces(cascade, n, inside)))
         stage = stages[2 * level[name] + (1 if name in inside else 2)]

@@ -1,0 +1,160 @@
+"""What a chunk computes without the states, ahead of the sweep and of all other chunks.
+
+    X[t1+1, d, f] = X[t1, d, f] + ...                                   the sweep
+    A[t1, t0, t0'] = exp(G[t1, t0, d] - G[t1, t0', d]) * Q[t1*C + t0, d] * K[t1*C + t0', d]
+    O[t1, t0, f]   = A[t1, t0, t0'] * V[t1*C + t0', f] + ...            after it
+
+    A[t1, t0, t0'] = exp(G[t1, t0, d'] - G[t1, t0, d']) * ...           a kernel of its own, stored
+
+A turn of the sweep waits for the one before, and keeps its state in registers all the while. What
+takes many products, needs no state and has no rank but those of a chunk is little to store: its
+kernel goes through all chunks side by side, and streams the ranks that it sums over, which the
+sweep holds whole since its state has them. The sweep is left with the products of the state. Legal
+for whatever depends on no state: what goes through memory is a tensor like any other. Kernels of
+the delta rule have such a part (Yang et al., NeurIPS 2024: the UT transform).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from attnc.ir.cascade import Cascade, Einsum, RankDecl, rank_of, variables
+from attnc.ir.expr import Access, Expr, Extent, Index, Populate, Reduce
+from attnc.ir.walk import accesses, rewrite
+from attnc.passes.cut import closure, constant_ranks
+from attnc.passes.fiber import Names
+from attnc.passes.recurrences.apart import apart
+
+SEVERAL = 2
+"""Sums that a turn makes as fast as it would read their result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """The cascade, what it stores ahead of the sweep, and the ranks that are streamed for that."""
+
+    cascade: Cascade
+    stored: tuple[str, ...]
+    streamed: tuple[str, ...]
+
+
+def ahead(cascade: Cascade, outer: str, stored: tuple[str, ...]) -> Ahead:
+    """Take what needs no state out of the sweep along the chunks that `outer` numbers.
+
+    What is in `stored` is in memory anyhow. What needs the states of an earlier sweep alone finds
+    them there too, if that makes the last one shorter.
+    """
+    found = _ahead(cascade, outer, stored, ())
+    if found.stored:
+        return found
+    parted, between = apart(cascade, outer, earlier=True)
+    found = _ahead(parted, outer, stored, between)
+    if not between or not found.stored:
+        return Ahead(cascade, (), ())
+    return replace(found, stored=(*between, *found.stored))
+
+
+def _ahead(
+    cascade: Cascade, outer: str, stored: tuple[str, ...], before: tuple[str, ...]
+) -> Ahead:
+    """The same, with the states of earlier sweeps in memory under the names `before`."""
+    stored = (*stored, *before)
+    classes = rank_of(cascade)
+    chunk = {*cascade.batch, outer} | constant_ranks(cascade)
+
+    def wide(ranks: Collection[str]) -> list[str]:
+        return [rank for rank in ranks if classes.get(rank, rank) not in chunk]
+
+    dependent = _dependent(cascade, before)
+    inside = {
+        einsum.target
+        for einsum in cascade.einsums
+        if outer in einsum.ranks and einsum.target not in dependent and not wide(einsum.ranks)
+    }
+    found: dict[str, dict[str, Einsum]] = {}
+    needed = {name for root in dependent for name in closure(cascade, root, {*stored})}
+    for name in _wanted(cascade, inside & {*_read(cascade, needed - inside)}, stored):
+        own = closure(cascade, name, {*stored})
+        chosen = any(isinstance(einsum.body, Populate) for einsum in own.values())
+        sums = [e for e in own.values() if isinstance(e.body, Reduce)]
+        # A sum over one streamed rank under another, such as a feature map, would be made again.
+        again = any(wide(e.ranks) and wide(variables(e)) != wide(e.ranks) for e in sums)
+        if len(sums) > SEVERAL and not chosen and not again:
+            found[name] = own
+    if not found:
+        return Ahead(cascade, (), ())
+    whole = {name: einsum for own in found.values() for name, einsum in own.items()}
+    names = Names(cascade)
+    streamed = dict.fromkeys(rank for e in whole.values() for rank in wide(variables(e)))
+    ranks = {rank: names.fresh(f"{classes[rank]}_") for rank in streamed}
+    declared = tuple(RankDecl(own, Extent(classes[rank])) for rank, own in ranks.items())
+    shared = {
+        name: names.fresh(name)
+        for name in _read(cascade, {e.target for e in cascade.einsums} - whole.keys())
+        if name in whole and wide(whole[name].ranks)
+    }
+    einsums: list[Einsum] = []
+    for einsum in cascade.einsums:
+        if einsum.target not in whole or einsum.target in shared:
+            einsums.append(einsum)
+        if einsum.target in whole:
+            einsums.append(_under(einsum, ranks, shared))
+    made = replace(cascade, ranks=(*cascade.ranks, *declared), einsums=tuple(einsums))
+    return Ahead(made, tuple(found), tuple(ranks.values()))
+
+
+def _dependent(cascade: Cascade, before: Collection[str]) -> set[str]:
+    """The states of a cascade and all that is made of them, but for what is there before."""
+    found = {*cascade.iterative()}
+    grown = True
+    while grown:
+        more = {e.target for e in cascade.einsums if _reads(e) & found} - found - {*before}
+        grown = bool(more)
+        found |= more
+    return found
+
+
+def _wanted(cascade: Cascade, names: Collection[str], stored: Collection[str]) -> list[str]:
+    """Such tensors in the order of the cascade, without what is stored."""
+    order = dict.fromkeys(einsum.target for einsum in cascade.einsums)
+    return [name for name in order if name in names and name not in stored]
+
+
+def _reads(einsum: Einsum) -> set[str]:
+    return {a.tensor for expr in (einsum.body, einsum.where) for a in accesses(expr)}
+
+
+def _read(cascade: Cascade, readers: Collection[str]) -> list[str]:
+    """What some Einsums read."""
+    read = (_reads(einsum) for einsum in cascade.einsums if einsum.target in readers)
+    return list(dict.fromkeys(name for own in read for name in sorted(own)))
+
+
+def _under(einsum: Einsum, ranks: dict[str, str], shared: dict[str, str]) -> Einsum:
+    """An Einsum under the ranks that are streamed; what others read of it too has another name."""
+
+    def rule(term: Expr) -> Expr | None:
+        match term:
+            case Index(rank) if rank in ranks:
+                return Index(ranks[rank])
+            case Access(tensor, subscripts) if tensor in shared:
+                own = tuple(rewrite(subscript, rule) for subscript in subscripts)
+                return replace(term, tensor=shared[tensor], subscripts=own)
+            case Reduce(_, reduced, body, where) if ranks.keys() & {*reduced}:
+                return replace(
+                    term,
+                    ranks=tuple(ranks.get(rank, rank) for rank in reduced),
+                    body=rewrite(body, rule),
+                    where=None if where is None else rewrite(where, rule),
+                )
+            case _:
+                return None
+
+    return replace(
+        einsum,
+        target=shared.get(einsum.target, einsum.target),
+        left=tuple(replace(left, rank=ranks.get(left.rank, left.rank)) for left in einsum.left),
+        body=rewrite(einsum.body, rule),
+        where=None if einsum.where is None else rewrite(einsum.where, rule),
+    )
