@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 
 import attnc
 from attnc.ir.cascade import Cascade
+from attnc.ir.print_tile import print_program
+from attnc.ir.read_tile import read_program
+from attnc.ir.tile import Loop
 from attnc.ir.verify_tile import verify_program
 from attnc.passes.normalise import normalise
 from attnc.passes.pipeline import lower
+from attnc.passes.recurrences.ahead import ahead
 from attnc.passes.recurrences.chunk import chunk
 from attnc.passes.recurrences.recurrence import NoRecurrence
 
@@ -211,11 +215,76 @@ def test_states_are_not_divided_where_too_much_would_be_computed_again() -> None
     assert {own.rank: own.tile for own in kernel.grid}.get("f") == 128
 
 
+AHEAD = {
+    "gate along what reads sum over": {"O_weights"},
+    "gate in a tensor of its own": {"O_weights"},
+    "read before the step": {"O_weights"},
+    "read with something added": {"O_sum_weights"},
+    "delta rule": {"S_inverse4"},
+    "gated delta rule": {"S_inverse4"},
+    "delta rule with a gate along d": {"R_weights", "S_inverse4", "O_weights"},
+    "low rank with other vectors": {"R_weights", "S_inverse4", "O_weights"},
+    "unit keys": {"O_weights"},
+    "keys that a state scales": {"A_kept", "R_weights", "S_inverse4", "O_weights"},
+}
+UNIT = "    N[t, d] = K[t, d] / sqrt(sum[d'](K[t, d'] ** 2))\n"
+MOMENT = (
+    "    A[0, d] = 0\n"
+    "    A[t+1, d] = a[t] * A[t, d] + K[t, d] ** 2\n"
+    "    N[t, d] = K[t, d] / sqrt(1 + A[t+1, d])\n"
+)
+OF_KEYS = {
+    "unit keys": UNIT + GATED.replace("K[t, d]", "N[t, d]"),
+    "keys that a state scales": MOMENT + MIXED.replace("K[t, d] * (", "N[t, d] * ("),
+}
+
+
+@pytest.mark.parametrize("name", {**RECURRENCES, **OF_KEYS})
+def test_what_needs_no_state_is_made_ahead(name: str) -> None:
+    """It means the same, is what takes several sums, and has a kernel of its own on a GPU alone."""
+    one = cascade(f"{HEAD}:\n{ {**RECURRENCES, **OF_KEYS}[name] }")
+    inputs = drawn(one)
+    expected = attnc.compile(one, backend="interpreter")(**inputs)
+    made = ahead(in_chunks(one, "t", 16), "t1", ())
+    assert {*made.stored} == AHEAD.get(name, set())
+    again = cascade(str(made.cascade))
+    same(attnc.compile(again, backend="interpreter")(**inputs), expected, 1e-12)
+    *first, sweep = lower(one, "triton").kernels
+    assert bool(first) == bool(made.stored) and "t1" not in [own.rank for own in sweep.grid]
+    assert len(lower(one, "numpy").kernels) == 1
+
+
+def test_what_would_be_summed_again_for_every_tile_stays_in_the_sweep() -> None:
+    """Keys that are sums over e, under d: streamed along d, each tile would hold all of e."""
+    head = HEAD.replace("S0[d, f]", "S0[d, f], E[t, e], P[e, d]")
+    text = "    N[t, d] = E[t, e] * P[e, d]\n" + GATED.replace("K[t, d]", "N[t, d]")
+    made = ahead(in_chunks(cascade(f"{head}:\n{text}"), "t", 16), "t1", ())
+    assert not made.stored and made.cascade == in_chunks(cascade(f"{head}:\n{text}"), "t", 16)
+
+
+def test_a_kernel_has_as_many_warps_as_its_tiles_keep_busy() -> None:
+    """Weights of 16 x 16 keep one warp busy; a schedule that says how many is followed."""
+    text = f"{HEAD}:\n{GATED}"
+    program = lower(cascade(text), "triton")
+    assert [kernel.warps for kernel in program.kernels] == [1, None]
+    assert read_program(print_program(program)) == program
+    program = lower(cascade(f"{text}\nschedule r:\n    warps 2\n"), "triton")
+    assert program.warps == 2 and [kernel.warps for kernel in program.kernels] == [None, None]
+
+
+@pytest.mark.parametrize(("size", "bodies"), [(16, 1), (64, 2)])
+def test_a_loop_has_one_body_where_tests_are_little_beside_products(size: int, bodies: int) -> None:
+    text = f"{HEAD}:\n{GATED}\nschedule r:\n    tile t by {size}\n"
+    for target, expected in (("triton", bodies), ("numpy", 2)):
+        (loop,) = (s for s in lower(cascade(text), target).kernels[-1].body if isinstance(s, Loop))
+        assert len(loop.segments) == expected
+
+
 def test_chunks_stand_side_by_side_where_the_grid_is_small() -> None:
     one = cascade(f"{HEAD}:\n{RECURRENCES['delta rule']}")
     long = {"b": 1, "h": 4, "t": 65536, "d": 64, "f": 64}
     for target, sizes, kernels in (
-        ("triton", long, 3),
+        ("triton", long, 4),
         ("triton", long | {"b": 64}, 2),
         ("triton", long | {"t": 64}, 2),
         ("triton", long | {"t": 16}, 1),
@@ -223,6 +292,27 @@ def test_chunks_stand_side_by_side_where_the_grid_is_small() -> None:
         ("numpy", long, 1),
     ):
         assert len(lower(one, target, sizes=sizes).kernels) == kernels
+
+
+BOTH_SIDES = (
+    "cascade r(Q[p, e], K[m, e], V[m, f]) -> O[p, f]:\n"
+    "    rank i = 3\n"
+    "    A[0, p, m]   = exp(Q[p, e] * K[m, e] / 4)\n"
+    "    B[i, p, m]   = A[i, p, m] / sum[m](A[i, p, m])\n"
+    "    A[i+1, p, m] = B[i, p, m] / sum[p](B[i, p, m])\n"
+    "    O[p, f]      = A[|i|, p, m] * V[m, f]\n"
+)
+
+
+def test_a_step_that_sums_over_both_sides_has_them_whole() -> None:
+    """Sinkhorn's normalisation (Sander et al., AISTATS 2022): no side can be cut, so none is."""
+    one = cascade(BOTH_SIDES)
+    inputs = drawn(one)
+    expected = attnc.compile(one, backend="interpreter")(**inputs)
+    same(attnc.compile(one, backend="numpy")(**inputs), expected, 1e-12)
+    program = lower(one, "triton")
+    assert [(kernel.grid, len(kernel.axes)) for kernel in program.kernels] == [((), 4)]
+    assert any(line.startswith("whole tile: m is not cut") for line in program.history)
 
 
 def test_the_end_of_a_state_is_that_of_its_last_chunk() -> None:

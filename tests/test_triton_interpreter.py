@@ -338,6 +338,25 @@ def test_keys_that_are_normalised_past_the_end() -> None:
 
 
 @inside
+def test_a_state_that_lies_whole_in_a_tile_is_summed_on_both_sides() -> None:
+    text = (
+        "cascade c(X[p, m]) -> O[p, m]:\n"
+        "    rank i = 3\n"
+        "    A[0, p, m]   = exp(X[p, m])\n"
+        "    B[i, p, m]   = A[i, p, m] / sum[m](A[i, p, m])\n"
+        "    A[i+1, p, m] = B[i, p, m] / sum[p](B[i, p, m])\n"
+        "    O[p, m]      = A[|i|, p, m]\n"
+    )
+    X = np.random.default_rng(9).standard_normal((5, 37))
+    wanted = np.exp(X)
+    for _ in range(3):
+        wanted /= wanted.sum(1, keepdims=True)
+        wanted /= wanted.sum(0, keepdims=True)
+    kernel = attnc.compile(attnc.parse(text)["c"], backend="triton")
+    np.testing.assert_allclose(kernel(X), wanted, rtol=1e-10)
+
+
+@inside
 def test_positions_enter_as_numbers() -> None:
     body = m("*", X, m("-", Index("i"), Const(3)))
     assert np.array_equal(run(elementwise(body), np.ones(40), np.ones(40)), np.arange(40) - 3.0)

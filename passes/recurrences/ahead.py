@@ -55,9 +55,7 @@ def ahead(cascade: Cascade, outer: str, stored: tuple[str, ...]) -> Ahead:
     return replace(found, stored=(*between, *found.stored))
 
 
-def _ahead(
-    cascade: Cascade, outer: str, stored: tuple[str, ...], before: tuple[str, ...]
-) -> Ahead:
+def _ahead(cascade: Cascade, outer: str, stored: tuple[str, ...], before: tuple[str, ...]) -> Ahead:
     """The same, with the states of earlier sweeps in memory under the names `before`."""
     stored = (*stored, *before)
     classes = rank_of(cascade)

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
 
-def apart(
-    cascade: Cascade, rank: str, earlier: bool = False
-) -> tuple[Cascade, tuple[str, ...]]:
+def apart(cascade: Cascade, rank: str, earlier: bool = False) -> tuple[Cascade, tuple[str, ...]]:
     """The cascade with what passes between the sweeps along `rank` and the rest, to be stored.
 
     A state that needs of each chunk a reduction which needs another state goes in a later sweep.
