@@ -81,10 +81,15 @@ def measure(name: str, width: int) -> list[Row]:
         for rank, extent in zip(tensor.ranks, arrays[tensor.name].shape)
     }
     try:
-        program = stages(cascade, "triton", dtype="f16").program
-        whole = {a.rank for k in program.kernels for a in k.axes if a.size is None} & own.keys()
-        widths = {rank: own[rank] if own[rank] < FEW else width for rank in whole}
-        result = stages(cascade, "triton", dtype="f16", sizes=widths)
+        widths: dict[str, int] = {}
+        while True:
+            result = stages(cascade, "triton", dtype="f16", sizes=widths)
+            every = {axis for kernel in result.program.kernels for axis in kernel.axes}
+            # A rank that instances divide may lie whole in one where others are known to be short.
+            more = {axis.rank for axis in every if axis.size is None} & own.keys() - widths.keys()
+            if not more:
+                break
+            widths |= {rank: own[rank] if own[rank] < FEW else width for rank in more}
         few = {rank: extent for rank, extent in own.items() if extent < FEW}
         kernels = launch.compile_kernels(
             result.source, result.program, target="sm_90", dtype="f16", sizes=few | widths

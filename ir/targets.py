@@ -81,6 +81,6 @@ TARGETS = {
         132,
         (64, 16, 16, 16),
         registers=144,
-        tests=8,
+        tests=6,
     ),
 }

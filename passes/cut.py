@@ -275,6 +275,11 @@ def _finals(cascade: Cascade) -> dict[str, str]:
     return found
 
 
+def reads(einsum: Einsum) -> set[str]:
+    """The tensors that an Einsum reads."""
+    return {a.tensor for expr in (einsum.body, einsum.where) for a in accesses(expr)}
+
+
 def closure(cascade: Cascade, root: str, stored: set[str]) -> dict[str, Einsum]:
     """The Einsums that a root needs, stopping at what is stored."""
     definitions: dict[str, list[Einsum]] = {}

@@ -61,6 +61,9 @@ def fit(program: Program, streamed: frozenset[str], plan: Mapping) -> Mapping:
         halved |= {rank: size for rank, size in smaller.items() if rank not in rows}
         own = {rank: size for rank, size in smaller.items() if rank in rows}
         if not kernel.aside:
+            relieved = _lighter(kernel, sizes | smaller, plan)
+            if relieved is not plan:
+                return relieved
             own |= _divided(kernel, sizes | smaller, rows, plan)
         divided |= own.keys() - rows
         for statement in every(kernel.body) if own else ():
@@ -79,11 +82,13 @@ def fit(program: Program, streamed: frozenset[str], plan: Mapping) -> Mapping:
 def warps(kernel: Kernel, plan: Mapping) -> int:
     """The warps of an instance: those of the mapping, or fewer where all tiles are small.
 
-    Tensor cores take 16 rows and 8 columns at once. What a tile has no room for, warps repeat.
+    Tensor cores take 16 rows and 8 columns at once. What a tile has no room for, warps repeat; a
+    recurrence has all, since they share its state.
     """
     sizes = {axis.rank: axis.size or plan.sizes.get(axis.rank) for axis in kernel.axes}
     products = any(isinstance(own, Contract) for own in every(kernel.body))
-    if plan.asked or not plan.target.registers or not products:
+    turns = any(isinstance(s, Loop) and s.rank in plan.recurrent for s in every(kernel.body))
+    if plan.asked or not plan.target.registers or not products or turns:
         return plan.warps
     largest = 1
     for ranks in _tiles(kernel.body):
@@ -150,29 +155,58 @@ def _divided(
     more than fits and at most half as much work again comes of it."""
     free = columns(kernel)
     found = {rank: plan.tiles[rank] for rank in free if rank in plan.fixed & plan.tiles.keys()}
-    chunk = max((sizes[a.rank] for a in kernel.axes if isinstance(a.extent, Const)), default=0)
-
-    def crowded(own: dict[str, int]) -> bool:
-        # Products of few rows stand in every warp whole: a quarter of the registers is theirs. What
-        # is besides, such as addresses, grows with the rows of a chunk.
-        need = pressure(kernel, own, 32 * warps(kernel, plan))
-        return 4 * need > 3 * (plan.target.registers - chunk)
-
-    if found or rows or not plan.target.registers or not crowded(sizes):
+    if found or rows or not _crowded(kernel, sizes, plan):
         return found
     work = tuple(_work(kernel, sizes))
     most = sum(count for _, count in work) // 2
-    loops = (own for own in every(kernel.body) if isinstance(own, Loop))
-    carried = {rank for loop in loops for state in loop.carried for rank in state.ranks}
+    narrow = _chunk(kernel, sizes) >= COLUMNS
+    carried = _carried(kernel)
     for rank in (rank for rank in free if rank in carried):
         again = sum(count for ranks, count in work if rank not in ranks)
-        wide = chunk < COLUMNS or not crowded({**sizes, rank: COLUMNS})
-        tile = COLUMNS if wide else COLUMNS // 2
+        half = narrow and _crowded(kernel, {**sizes, rank: COLUMNS}, plan)
+        tile = COLUMNS // 2 if half else COLUMNS
         while tile < sizes[rank]:
             if again * (-(-sizes[rank] // tile) - 1) <= most:
                 return {rank: tile}
             tile *= 2
     return {}
+
+
+def _crowded(kernel: Kernel, sizes: dict[str, int], plan: Mapping) -> bool:
+    """Whether a kernel has hardly any registers left beside its tiles.
+
+    Products of few rows stand in every warp whole: a quarter of the registers is theirs. What is
+    besides, such as addresses, grows with the rows of a chunk.
+    """
+    need = pressure(kernel, sizes, 32 * warps(kernel, plan))
+    room = plan.target.registers - _chunk(kernel, sizes)
+    return bool(plan.target.registers) and 4 * need > 3 * room
+
+
+def _chunk(kernel: Kernel, sizes: dict[str, int]) -> int:
+    return max((sizes[a.rank] for a in kernel.axes if isinstance(a.extent, Const)), default=0)
+
+
+def _carried(kernel: Kernel) -> set[str]:
+    loops = (own for own in every(kernel.body) if isinstance(own, Loop))
+    return {rank for loop in loops for state in loop.carried for rank in state.ranks}
+
+
+def _lighter(kernel: Kernel, sizes: dict[str, int], plan: Mapping) -> Mapping:
+    """The mapping for a recurrence without room: what no step needs goes elsewhere, then steps."""
+    if not any(isinstance(own, Loop) and own.rank in plan.recurrent for own in every(kernel.body)):
+        return plan
+    least = COLUMNS // 2 if _chunk(kernel, sizes) >= COLUMNS else COLUMNS
+    whole = {axis.rank for axis in kernel.axes if axis.size is None}
+    wide = {rank for rank in whole & _carried(kernel) if sizes[rank] > least}
+    if not wide or not _crowded(kernel, sizes, plan):
+        return plan
+    if wide - plan.crowded:
+        return replace(plan, crowded=plan.crowded | wide)
+    narrow = {**sizes, **dict.fromkeys(wide & {*columns(kernel)}, least)}
+    if least < COLUMNS and not plan.brief and _crowded(kernel, narrow, plan):
+        return replace(plan, brief=True)
+    return plan
 
 
 def _work(kernel: Kernel, sizes: dict[str, int]) -> Iterator[tuple[tuple[str, ...], int]]:

@@ -38,7 +38,8 @@ class Mapping:
     whose work cannot be; `merged` the ranks that number such parts, `recurrent` those along which
     recurrences go, by steps or chunks; `stacked` tells that problems of a batch go together,
     `asked` that a schedule says how many warps there are; `alone` are tensors that share a kernel
-    only with what they share most sums with.
+    only with what they share most sums with, `crowded` ranks of states too wide for a sweep that
+    does much besides, and `brief` tells that its chunks have to be short.
     `sizes` are the extents that are known. `cuts` are tiles of the grid by the tensor that is
     stored: smaller ones, or of a rank else whole.
     """
@@ -60,6 +61,8 @@ class Mapping:
     unshared: frozenset[str] = frozenset()
     asked: bool = False
     alone: frozenset[str] = frozenset()
+    crowded: frozenset[str] = frozenset()
+    brief: bool = False
     cuts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def with_parts(self, ranks: tuple[str, ...]) -> Mapping:
@@ -238,15 +241,14 @@ class Mapping:
     def chunk(self, rank: str) -> tuple[int, ...]:
         """How many steps of a recurrence along a rank are taken at once, by the ranks of its gate.
 
-        As many as the target likes, but no more than there are; a schedule's tile is kept.
+        As many as the target likes, or `brief`, but no more than there are; a schedule's tile is
+        kept.
         """
         if rank in self.tiles:
             return (self.tiles[rank],) * len(self.target.chunk)
-        steps = self.sizes.get(rank)
-        if steps is None:
-            return self.target.chunk
-        most = 1 << (steps - 1).bit_length()
-        return tuple(min(size, most) for size in self.target.chunk)
+        liked = min(self.target.chunk) if self.brief else max(self.target.chunk)
+        most = 1 << (self.sizes.get(rank, liked) - 1).bit_length()
+        return tuple(min(size, most, liked) for size in self.target.chunk)
 
     def apart(self, cascade: Cascade, rank: str, size: int) -> bool:
         """Whether the chunks of a recurrence stand side by side, in kernels of their own.

@@ -283,16 +283,17 @@ def lower(
     plan = mapping(cascade, facts, decision.long, sizes or {}, dtype)
     while True:
         try:
-            program, streamed = _program(cascade, decision, plan, observe)
+            program, streamed, recurrent = _program(cascade, decision, plan, observe)
         except CannotLevel as error:
             plan.refuse(cascade, error.rank, str(error), ("share",))
             plan = replace(plan, unshared=plan.unshared | {error.rank})
             continue
-        smaller = fit(program, streamed, plan)
-        if smaller is plan:
+        known = replace(plan, recurrent=recurrent)
+        smaller = fit(program, streamed, known)
+        if smaller is known:
             program = vanish(program)
             return orient(together(fold_scale(program))) if facts.base2 else program
-        plan = smaller
+        plan = replace(smaller, recurrent=plan.recurrent)
 
 
 def _decided(cascade: Cascade) -> tuple[Cut, Cascade]:
@@ -306,15 +307,16 @@ def _decided(cascade: Cascade) -> tuple[Cut, Cascade]:
 
 def _program(
     cascade: Cascade, decision: Cut, plan: Mapping, observe: Observe | None
-) -> tuple[Program, frozenset[str]]:
-    """The program of a mapping, and the ranks along the tiles that the compiler made."""
+) -> tuple[Program, frozenset[str], frozenset[str]]:
+    """The program of a mapping, the ranks along the tiles that the compiler made, and those along
+    which recurrences go."""
     packed = pack(cascade, plan, decision.stored)
     cascade, plan = packed.cascade, packed.plan
     chunks = in_chunks(cascade, plan, decision.stored)
     if observe is not None and chunks.cascade is not cascade:
         observe("chunk", chunks.cascade)
     plan = plan.with_parts(chunks.parallel).with_streams(chunks.streamed)
-    plan = replace(plan, recurrent=frozenset(chunks.ranks), alone=frozenset(chunks.ahead))
+    plan = replace(plan, recurrent=frozenset(chunks.ranks), alone=frozenset(chunks.alone))
     streamed = stream(chunks.cascade, plan, chunks.stored)
     cascade = streamed.cascade
     defined = {einsum.target for einsum in cascade.einsums}
@@ -374,4 +376,5 @@ def _program(
         ),
     )
     inner = {Param(name) for name in cascade.tiles}
-    return program, frozenset(d.name for d in cascade.ranks if d.extent in inner)
+    streams = frozenset(d.name for d in cascade.ranks if d.extent in inner)
+    return program, streams, plan.recurrent

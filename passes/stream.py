@@ -12,9 +12,10 @@ from attnc.passes.fiber import fiber
 from attnc.passes.mapping import Mapping
 from attnc.passes.online import Running, online
 from attnc.passes.partition import is_part
-from attnc.passes.recurrences.ahead import ahead
+from attnc.passes.recurrences.ahead import Ahead, ahead
 from attnc.passes.recurrences.apart import apart
-from attnc.passes.recurrences.chunk import chunk
+from attnc.passes.recurrences.behind import behind
+from attnc.passes.recurrences.chunk import Chunked, chunk
 from attnc.passes.recurrences.recurrence import NoRecurrence
 from attnc.passes.split import CannotSplit, Split, split
 from attnc.passes.tiling import CannotTile
@@ -31,14 +32,14 @@ def told(running: Running, rank: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Chunks:
     """A cascade whose linear recurrences go by chunks, what is stored, the ranks along which its
-    recurrences go, those of chunks that stand side by side, what is made ahead of a sweep, the
-    ranks that are streamed for that, and the story."""
+    recurrences go, those of chunks that stand side by side, what had better be alone in its kernel,
+    the ranks that are streamed for that, and the story."""
 
     cascade: Cascade
     stored: tuple[str, ...]
     ranks: tuple[str, ...]
     parallel: tuple[str, ...]
-    ahead: tuple[str, ...]
+    alone: tuple[str, ...]
     streamed: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -48,7 +49,7 @@ def in_chunks(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Chunk
     notes: list[str] = []
     ranks: list[str] = []
     parallel: list[str] = []
-    early: list[str] = []
+    alone: list[str] = []
     streamed: list[str] = []
     for rank in dict.fromkeys(own for _, own in cascade.iterative().values()):
         sizes = plan.chunk(rank)
@@ -73,28 +74,44 @@ def in_chunks(cascade: Cascade, plan: Mapping, stored: tuple[str, ...]) -> Chunk
             f"chunk: {step.target} goes from chunk to chunk of {made.size}: {told}"
             for step, _, told in made.told
         )
-        side_by_side = plan.apart(cascade, rank, made.size)
-        cascade = made.cascade
-        if plan.target.processors and plan.sizes.get(rank, 2 * made.size) > made.size:
-            first = ahead(cascade, made.outer, stored)
-            cascade, stored = first.cascade, (*stored, *first.stored)
-            early.extend(first.stored)
-            streamed.extend(first.streamed)
-            if first.stored:
-                parallel.append(made.outer)
-                what = ", ".join(first.stored)
-                notes.append(
-                    f"ahead: all chunks of {rank} make {what} side by side, then the sweep"
-                )
-        if side_by_side:
-            cascade, between = apart(cascade, made.outer)
-            stored = tuple(dict.fromkeys((*stored, *between)))
-            parallel.append(made.outer)
-            notes.append(f"apart: {rank} stands side by side, but for the sweep")
+        rest = _elsewhere(made, rank, plan.apart(cascade, rank, made.size), plan, stored)
+        cascade, stored = rest.cascade, rest.stored
+        parallel += rest.parallel
+        alone += rest.alone
+        streamed += rest.streamed
+        notes += rest.notes
     return Chunks(
-        cascade, stored, tuple(ranks), tuple(dict.fromkeys(parallel)), tuple(early),
-        tuple(streamed), tuple(notes),
-    )  # fmt: skip
+        cascade, stored, tuple(ranks), tuple(parallel), tuple(alone), tuple(streamed), tuple(notes)
+    )
+
+
+def _elsewhere(
+    made: Chunked, rank: str, side_by_side: bool, plan: Mapping, stored: tuple[str, ...]
+) -> Chunks:
+    """What leaves the sweep for kernels that have all chunks of a rank side by side."""
+    notes: list[str] = []
+    first = Ahead(made.cascade, (), ())
+    if plan.target.processors and plan.sizes.get(rank, 2 * made.size) > made.size:
+        first = ahead(made.cascade, made.outer, stored, bool(plan.crowded))
+    cascade, stored = first.cascade, (*stored, *first.before, *first.stored)
+    if first.stored:
+        what = ", ".join((*first.before, *first.stored))
+        notes.append(f"ahead: all chunks of {rank} make {what} side by side, then the sweep")
+    for column in sorted(plan.crowded):
+        read = behind(cascade, made.outer, column)
+        stored = (*stored, *read)
+        if read:
+            notes.append(
+                f"behind: the sweep stores {', '.join(read)}, all chunks of {rank} then "
+                f"sum over {column} side by side"
+            )
+    if side_by_side:
+        cascade, between = apart(cascade, made.outer)
+        stored = (*stored, *between)
+        notes.append(f"apart: {rank} stands side by side, but for the sweep")
+    parallel = (made.outer,) if notes else ()
+    stored = tuple(dict.fromkeys(stored))
+    return Chunks(cascade, stored, (), parallel, first.stored, first.streamed, tuple(notes))
 
 
 def _long_states(cascade: Cascade, rank: str, plan: Mapping) -> str:

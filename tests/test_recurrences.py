@@ -16,6 +16,7 @@ from attnc.ir.verify_tile import verify_program
 from attnc.passes.normalise import normalise
 from attnc.passes.pipeline import lower
 from attnc.passes.recurrences.ahead import ahead
+from attnc.passes.recurrences.behind import behind
 from attnc.passes.recurrences.chunk import chunk
 from attnc.passes.recurrences.recurrence import NoRecurrence
 
@@ -195,15 +196,16 @@ NORMED = (
         (GATED, 128, 64),
         (GATED, 256, 64),
         (MIXED, 128, 64),
-        (NORMED, 128, None),
+        (NORMED, 128, 64),
     ],
 )
 def test_states_that_fill_the_registers_are_divided(
     text: str, width: int, tile: int | None
 ) -> None:
     sizes = {"d": 128, "f": width} if width > 64 else {"d": 64, "f": 64}
-    *_, kernel = lower(cascade(f"{HEAD}:\n{text}"), "triton", "f16", sizes).kernels
-    assert {own.rank: own.tile for own in kernel.grid}.get("f") == tile
+    kernels = lower(cascade(f"{HEAD}:\n{text}"), "triton", "f16", sizes).kernels
+    grids = [{own.rank: own.tile for own in kernel.grid} for kernel in kernels]
+    assert [grid.get("f") for grid in grids if "t1" not in grid] == [tile]
     (kernel,) = lower(cascade(f"{HEAD}:\n{text}"), "numpy", sizes=sizes).kernels
     assert "f" not in [own.rank for own in kernel.grid]
 
@@ -220,11 +222,11 @@ AHEAD = {
     "gate in a tensor of its own": {"O_weights"},
     "read before the step": {"O_weights"},
     "read with something added": {"O_sum_weights"},
-    "delta rule": {"S_inverse4"},
-    "gated delta rule": {"S_inverse4"},
+    "delta rule": {"R_weights", "S_inverse4"},
+    "gated delta rule": {"R_weights", "S_inverse4"},
     "delta rule with a gate along d": {"R_weights", "S_inverse4", "O_weights"},
     "low rank with other vectors": {"R_weights", "S_inverse4", "O_weights"},
-    "unit keys": {"O_weights"},
+    "unit keys": {"N_sum_tile", "O_weights"},
     "keys that a state scales": {"A_kept", "R_weights", "S_inverse4", "O_weights"},
 }
 UNIT = "    N[t, d] = K[t, d] / sqrt(sum[d'](K[t, d'] ** 2))\n"
@@ -246,12 +248,55 @@ def test_what_needs_no_state_is_made_ahead(name: str) -> None:
     inputs = drawn(one)
     expected = attnc.compile(one, backend="interpreter")(**inputs)
     made = ahead(in_chunks(one, "t", 16), "t1", ())
-    assert {*made.stored} == AHEAD.get(name, set())
+    assert {*made.before, *made.stored} == AHEAD.get(name, set())
     again = cascade(str(made.cascade))
     same(attnc.compile(again, backend="interpreter")(**inputs), expected, 1e-12)
     *first, sweep = lower(one, "triton").kernels
     assert bool(first) == bool(made.stored) and "t1" not in [own.rank for own in sweep.grid]
     assert len(lower(one, "numpy").kernels) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "rank", "stored"),
+    [
+        (NORMED, "f", ("X_tile",)),
+        (NORMED.replace("X[t, f] /", "V[t, f] * Q[t, f] * X[t, f] /"), "f", ("X_tile",)),
+        (NORMED, "d", ()),  # The state itself is summed.
+        (GATED, "f", ()),
+    ],
+)
+def test_what_sums_over_columns_comes_behind_the_sweep(
+    text: str, rank: str, stored: tuple[str, ...]
+) -> None:
+    head = HEAD.replace("Q[t, d]", "Q[t, d], U[t, f]")
+    made = in_chunks(cascade(f"{head}:\n{text.replace('Q[t, f]', 'U[t, f]')}"), "t", 16)
+    assert behind(made, "t1", rank) == stored
+
+
+def test_a_sum_that_a_step_needs_stays_in_the_sweep() -> None:
+    """Updates that are divided by a sum over the columns of another state's reads."""
+    text = (
+        "    A[0, f] = 0\n"
+        "    A[t+1, f] = a[t] * A[t, f] + V[t, f] ** 2\n"
+        "    N[t] = sqrt(1 + sum[f](A[t+1, f]))\n"
+    ) + GATED.replace("V[t, f]", "V[t, f] / N[t]")
+    one = in_chunks(cascade(f"{HEAD}:\n{text}"), "t", 16)
+    assert behind(one, "t1", "f") == ()
+
+
+def test_a_recurrence_without_room_takes_shorter_chunks() -> None:
+    """Two wide states: nothing can leave the sweep, and 32 columns of each are too many."""
+    text = START + (
+        "    S[t+1, d, f] = S[t, d, f] + K[t, d] * V[t, f]\n"
+        "    P[0, d, f] = 0\n"
+        "    P[t+1, d, f] = P[t, d, f] + Q[t, d] * V[t, f]\n"
+        "    X[t, f] = Q[t, d] * S[t+1, d, f]\n"
+        "    O[t, f] = X[t, f] + sum[d](K[t, d] * P[t+1, d, f]) * V[t, f]\n"
+    )
+    for width, size in ((64, 64), (256, 16)):
+        sizes = {"d": width, "f": width}
+        *_, kernel = lower(cascade(f"{HEAD}:\n{text}"), "triton", "f16", sizes).kernels
+        assert {axis.size for axis in kernel.axes if axis.rank == "t0"} == {size}
 
 
 def test_what_would_be_summed_again_for_every_tile_stays_in_the_sweep() -> None:

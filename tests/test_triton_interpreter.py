@@ -19,16 +19,19 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+import mechanisms  # noqa: E402
 from triton_programs import elementwise, flash, folded, gated, m, paged  # noqa: E402
 
 import attnc  # noqa: E402
-from attnc.backends import launch  # noqa: E402
+from attnc.backends import interpreter, launch  # noqa: E402
 from attnc.backends.random import uniform  # noqa: E402
 from attnc.backends.triton_source import emit  # noqa: E402
 from attnc.ir.cascade import Reduction  # noqa: E402
 from attnc.ir.expr import Const, Expr, Index, Param, Tile  # noqa: E402
 from attnc.ir.source import CallError  # noqa: E402
 from attnc.ir.tile import Program  # noqa: E402
+from attnc.passes.pipeline import lower  # noqa: E402
+from attnc.sampling import default_sizes, sample  # noqa: E402
 
 INSIDE = "ATTNC_TEST_INTERPRETER"
 inside = pytest.mark.skipif(INSIDE not in os.environ, reason="runs in a process of its own")
@@ -354,6 +357,28 @@ def test_a_state_that_lies_whole_in_a_tile_is_summed_on_both_sides() -> None:
         wanted /= wanted.sum(0, keepdims=True)
     kernel = attnc.compile(attnc.parse(text)["c"], backend="triton")
     np.testing.assert_allclose(kernel(X), wanted, rtol=1e-10)
+
+
+CROWDED = {
+    "lightning-tnl": {"t1 by 1", "f by 32"},
+    "flowformer:flowformer_causal": {"t1 by 1", "f by 64"},
+    "kimi-kda": {"t1 by 1", "f by 64"},
+}
+
+
+@inside
+@pytest.mark.parametrize("name", CROWDED)
+def test_what_leaves_a_crowded_sweep(name: str) -> None:
+    """Wide states: the kernels ahead of a sweep, behind it, and its divided columns."""
+    cascade = mechanisms.specification(name)
+    sizes = {rank: 128 for t in cascade.inputs for rank in t.ranks if rank in ("d", "e", "f")}
+    program = lower(cascade, "triton", "f64", sizes)
+    grids = {f"{own.rank} by {own.tile}" for kernel in program.kernels for own in kernel.grid}
+    assert grids - {"b by 1", "h by 1"} == CROWDED[name]
+    arrays = sample(cascade, default_sizes(cascade) | sizes | {"t": 37}, dtype="f64", seed=2)
+    found = run(program, *arrays.values())
+    (wanted,) = interpreter.run(cascade, arrays).values()
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
 
 
 @inside

@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 
 from attnc.ir.cascade import Cascade, Einsum, RankDecl, rank_of, variables
 from attnc.ir.expr import Access, Expr, Extent, Index, Populate, Reduce
-from attnc.ir.walk import accesses, rewrite
-from attnc.passes.cut import closure, constant_ranks
+from attnc.ir.walk import rewrite
+from attnc.passes.cut import closure, constant_ranks, reads
 from attnc.passes.fiber import Names
 from attnc.passes.recurrences.apart import apart
 
@@ -32,31 +32,40 @@ SEVERAL = 2
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """The cascade, what it stores ahead of the sweep, and the ranks that are streamed for that."""
+    """The cascade, what it stores ahead of the sweep, and the ranks that are streamed for that.
+
+    `before` are the states of earlier sweeps that it stores.
+    """
 
     cascade: Cascade
     stored: tuple[str, ...]
     streamed: tuple[str, ...]
+    before: tuple[str, ...] = ()
 
 
-def ahead(cascade: Cascade, outer: str, stored: tuple[str, ...]) -> Ahead:
+def ahead(cascade: Cascade, outer: str, stored: tuple[str, ...], crowded: bool = False) -> Ahead:
     """Take what needs no state out of the sweep along the chunks that `outer` numbers.
 
     What is in `stored` is in memory anyhow. What needs the states of an earlier sweep alone finds
-    them there too, if that makes the last one shorter.
+    them there too, if products of matrices leave the last one then, or it is `crowded`.
     """
-    found = _ahead(cascade, outer, stored, ())
+    found = _ahead(cascade, outer, stored, (), products=False)
     if found.stored:
         return found
     parted, between = apart(cascade, outer, earlier=True)
-    found = _ahead(parted, outer, stored, between)
+    found = _ahead(parted, outer, stored, between, products=not crowded)
     if not between or not found.stored:
         return Ahead(cascade, (), ())
-    return replace(found, stored=(*between, *found.stored))
+    return replace(found, before=between)
 
 
-def _ahead(cascade: Cascade, outer: str, stored: tuple[str, ...], before: tuple[str, ...]) -> Ahead:
-    """The same, with the states of earlier sweeps in memory under the names `before`."""
+def _ahead(
+    cascade: Cascade, outer: str, stored: tuple[str, ...], before: tuple[str, ...], products: bool
+) -> Ahead:
+    """The same, with the states of earlier sweeps in memory under the names `before`.
+
+    With `products` sums count that are products of matrices, else all.
+    """
     stored = (*stored, *before)
     classes = rank_of(cascade)
     chunk = {*cascade.batch, outer} | constant_ranks(cascade)
@@ -64,34 +73,47 @@ def _ahead(cascade: Cascade, outer: str, stored: tuple[str, ...], before: tuple[
     def wide(ranks: Collection[str]) -> list[str]:
         return [rank for rank in ranks if classes.get(rank, rank) not in chunk]
 
-    dependent = _dependent(cascade, before)
+    later = dependent(cascade, before)
     inside = {
         einsum.target
         for einsum in cascade.einsums
-        if outer in einsum.ranks and einsum.target not in dependent and not wide(einsum.ranks)
+        if outer in einsum.ranks and einsum.target not in later and not wide(einsum.ranks)
     }
-    found: dict[str, dict[str, Einsum]] = {}
-    needed = {name for root in dependent for name in closure(cascade, root, {*stored})}
+    possible: dict[str, dict[str, Einsum]] = {}
+    needed = {name for root in later for name in closure(cascade, root, {*stored})}
     for name in _wanted(cascade, inside & {*_read(cascade, needed - inside)}, stored):
         own = closure(cascade, name, {*stored})
         chosen = any(isinstance(einsum.body, Populate) for einsum in own.values())
-        sums = [e for e in own.values() if isinstance(e.body, Reduce)]
         # A sum over one streamed rank under another, such as a feature map, would be made again.
-        again = any(wide(e.ranks) and wide(variables(e)) != wide(e.ranks) for e in sums)
-        if len(sums) > SEVERAL and not chosen and not again:
-            found[name] = own
-    if not found:
+        again = any(wide(e.ranks) and wide(variables(e)) != wide(e.ranks) for e in _sums(own))
+        if not chosen and not again:
+            possible[name] = own
+
+    def counted(own: dict[str, Einsum]) -> list[Einsum]:
+        least = 3 if products else 1
+        return [e for e in _sums(own) if len({*variables(e)} - {*cascade.batch, outer}) >= least]
+
+    long = {name for name, own in possible.items() if len(counted(own)) > SEVERAL}
+    if not long:
         return Ahead(cascade, (), ())
+    # What shares a sum over a streamed rank with these would make it again.
+    sums = {e.target for name in long for e in _sums(possible[name]) if wide(variables(e))}
+    found = {
+        name: own
+        for name, own in possible.items()
+        if name in long or any(e.target in sums for e in _sums(own))
+    }
     whole = {name: einsum for own in found.values() for name, einsum in own.items()}
     names = Names(cascade)
     streamed = dict.fromkeys(rank for e in whole.values() for rank in wide(variables(e)))
     ranks = {rank: names.fresh(f"{classes[rank]}_") for rank in streamed}
     declared = tuple(RankDecl(own, Extent(classes[rank])) for rank, own in ranks.items())
-    shared = {
-        name: names.fresh(name)
-        for name in _read(cascade, {e.target for e in cascade.einsums} - whole.keys())
-        if name in whole and wide(whole[name].ranks)
-    }
+    shared: dict[str, str] = {}
+    kept = {e.target for e in cascade.einsums} - whole.keys()
+    both = {name for name, einsum in whole.items() if wide(einsum.ranks)}
+    while more := [name for name in _read(cascade, kept) if name in both - kept]:
+        kept.update(more)
+        shared |= {name: names.fresh(name) for name in more}
     einsums: list[Einsum] = []
     for einsum in cascade.einsums:
         if einsum.target not in whole or einsum.target in shared:
@@ -102,12 +124,12 @@ def _ahead(cascade: Cascade, outer: str, stored: tuple[str, ...], before: tuple[
     return Ahead(made, tuple(found), tuple(ranks.values()))
 
 
-def _dependent(cascade: Cascade, before: Collection[str]) -> set[str]:
+def dependent(cascade: Cascade, before: Collection[str]) -> set[str]:
     """The states of a cascade and all that is made of them, but for what is there before."""
     found = {*cascade.iterative()}
     grown = True
     while grown:
-        more = {e.target for e in cascade.einsums if _reads(e) & found} - found - {*before}
+        more = {e.target for e in cascade.einsums if reads(e) & found} - found - {*before}
         grown = bool(more)
         found |= more
     return found
@@ -119,13 +141,13 @@ def _wanted(cascade: Cascade, names: Collection[str], stored: Collection[str]) -
     return [name for name in order if name in names and name not in stored]
 
 
-def _reads(einsum: Einsum) -> set[str]:
-    return {a.tensor for expr in (einsum.body, einsum.where) for a in accesses(expr)}
+def _sums(own: dict[str, Einsum]) -> list[Einsum]:
+    return [einsum for einsum in own.values() if isinstance(einsum.body, Reduce)]
 
 
 def _read(cascade: Cascade, readers: Collection[str]) -> list[str]:
     """What some Einsums read."""
-    read = (_reads(einsum) for einsum in cascade.einsums if einsum.target in readers)
+    read = (reads(einsum) for einsum in cascade.einsums if einsum.target in readers)
     return list(dict.fromkeys(name for own in read for name in sorted(own)))
 
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 from attnc.ir.cascade import Cascade, Einsum, Left
 from attnc.ir.expr import ONE, Access, Expr, Index, Map, Reduce
-from attnc.ir.walk import accesses
 from attnc.passes.clean import rewritten
+from attnc.passes.cut import reads
 from attnc.passes.fiber import Names
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def apart(cascade: Cascade, rank: str, earlier: bool = False) -> tuple[Cascade, 
     for einsum in cascade.einsums:
         name = einsum.target
         if name in inside and not earlier:
-            needed = sorted(_read(einsum) - inside)
+            needed = sorted(reads(einsum) - inside)
             given.update(dict.fromkeys(n for n in needed if _reduces(cascade, n, inside)))
         stage = stages[2 * level[name] + (1 if name in inside else 2)]
         stage.append(rewritten(einsum, partial(kept, einsum)))
@@ -125,12 +125,8 @@ def _reads(cascade: Cascade) -> nx.DiGraph:
     graph = nx.DiGraph()
     for einsum in cascade.einsums:
         graph.add_node(einsum.target)
-        graph.add_edges_from((name, einsum.target) for name in _read(einsum))
+        graph.add_edges_from((name, einsum.target) for name in reads(einsum))
     return graph
-
-
-def _read(einsum: Einsum) -> set[str]:
-    return {a.tensor for expr in (einsum.body, einsum.where) for a in accesses(expr)}
 
 
 def _reduces(cascade: Cascade, name: str, inside: set[str]) -> bool:
@@ -144,5 +140,5 @@ def _reduces(cascade: Cascade, name: str, inside: set[str]) -> bool:
         if isinstance(einsum.body, Reduce):
             return True
         seen.add(einsum.target)
-        stack.extend(_read(einsum))
+        stack.extend(reads(einsum))
     return False
