@@ -19,7 +19,7 @@ from attnc.backends.triton_expr import (
     render,
     spread,
 )
-from attnc.backends.triton_host import ATOM, TIMES
+from attnc.backends.triton_host import ATOM, PLUS, TIMES
 from attnc.ir.cascade import Tensor
 from attnc.ir.expr import Const, Expr, Index, Map, Tile
 from attnc.ir.walk import subterms
@@ -45,13 +45,17 @@ def address_terms(
                     text = Text(f"tl.cast({text.code}, tl.int64)", ATOM, text.ranks, "int")
                 if text.ranks != ranks:
                     text = Text(spread(text, ranks), ATOM, ranks, "int")
-                vectors.append(f"{text.within(TIMES)} * {stride}")
+                vectors.append(_times(text, stride))
                 continue
             if not is_wide(term, scope):
                 text = Text(f"tl.cast({text.code}, tl.int64)", ATOM, (), "int")
-            code = f"{text.within(TIMES)} * {stride}"
+            code = _times(text, stride)
             (fixed if is_fixed(term, scope) else scalars).append(code)
     return fixed, scalars + vectors
+
+
+def _times(text: Text, stride: str) -> str:
+    return text.within(PLUS) if stride == "1" else f"{text.within(TIMES)} * {stride}"
 
 
 def summands(expr: Expr, scope: Scope, negative: bool = False) -> Iterator[tuple[Expr, bool]]:

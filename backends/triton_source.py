@@ -1,14 +1,15 @@
 """Prints a tile program as a Python module that needs nothing but PyTorch and Triton.
 
 The module holds a function for every kernel and one launcher, named after the cascade and with its
-signature. Extents of ranks that lie whole within a tile are compile-time constants of a kernel; all
-other extents, and every stride, are ordinary arguments, so a new length compiles nothing.
+signature. Extents of ranks that lie whole within a tile are compile-time constants of a kernel, and
+with them the strides of what the launcher allocates between kernels; all other extents, and every
+other stride, are ordinary arguments, so a new length compiles nothing.
 """
 
 from __future__ import annotations
 
 import keyword
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from attnc.backends.triton_exact import exact
 from attnc.backends.triton_expr import (
@@ -32,7 +33,7 @@ from attnc.backends.triton_launcher import (
     signature,
 )
 from attnc.backends.triton_lists import DEAL, KEPT, SIFT
-from attnc.ir.cascade import Reduction
+from attnc.ir.cascade import Reduction, base
 from attnc.ir.expr import Const, Expr, Extent, Index, Map, Param, Tile
 from attnc.ir.source import InvalidIR
 from attnc.ir.tile import (
@@ -152,6 +153,8 @@ def print_kernel(program: Program, kernel: Kernel) -> Printed:
     scope.reductions.update((reduction.name, reduction) for reduction in program.reductions)
     for rank in (*whole, *(grid.rank for grid in kernel.grid)):
         scope.extent(rank)
+    known = _known_strides(program, scope)
+    scope.strides.update(known)
     dotted = _dotted(kernel.body)
     prologue = _instance(kernel, scope)
     widths: dict[str, Width] = {}
@@ -171,7 +174,7 @@ def print_kernel(program: Program, kernel: Kernel) -> Printed:
     lines = [*prologue, "", *(line.removeprefix("    ") for line in writer.lines)]
     if kernel.walks:
         lines = _walk(kernel, writer, lines)
-    arguments = _arguments(writer, blocks, float_inputs(program))
+    arguments = _arguments(writer, blocks, float_inputs(program), known)
     name = f"{kernel.name}_kernel"
     text = "\n".join(
         [
@@ -381,14 +384,21 @@ def _bases(bases: Mapping[str, str]) -> list[str]:
 
 
 def _arguments(
-    writer: Writer, blocks: dict[Expr, tuple[str, str, str]], floats: list[str]
+    writer: Writer,
+    blocks: dict[Expr, tuple[str, str, str]],
+    floats: list[str],
+    known: Collection[tuple[str, str]],
 ) -> tuple[Argument, ...]:
-    """Pointers, strides, extents, then compile-time constants."""
+    """Pointers, strides but those that are `known`, extents, then compile-time constants."""
     scope = writer.scope
     found = [Argument(f"{name}_ptr", parameter(name), "pointer") for name in writer.touched]
     for name in writer.touched:
-        for rank in writer.tensors[name].ranks:
-            found.append(Argument(scope.stride(name, rank), f"*{parameter(name)}.stride()", name))
+        ranks = writer.tensors[name].ranks
+        own = [rank for rank in ranks if (name, rank) not in known]
+        part = "" if own == [*ranks] else f"[:{len(own)}]"
+        for rank in own:
+            value = f"*{parameter(name)}.stride(){part}"
+            found.append(Argument(scope.stride(name, rank), value, name))
     for rank, name in scope.extents.items():
         group = "constant" if rank in scope.whole else "extent"
         found.append(Argument(name, size_of(rank), group))
@@ -404,6 +414,28 @@ def _arguments(
         found.append(Argument("PRECISION", f"_precision({', '.join(floats)})", "constant"))
     found.sort(key=lambda argument: argument.group == "constant")
     return tuple(found)
+
+
+def _known_strides(program: Program, scope: Scope) -> dict[tuple[str, str], str]:
+    """The strides of the inner axes of buffers, which the launcher allocates without gaps.
+
+    They are known when a kernel is compiled as far as the extents are, and take no registers.
+    """
+    extents = {decl.name: decl.extent for decl in program.ranks}
+    found: dict[tuple[str, str], str] = {}
+    for tensor in program.buffers:
+        number, factors = 1, list[str]()
+        for rank in reversed(tensor.ranks):
+            least = [str(number)] if number > 1 or not factors else []
+            found[tensor.name, rank] = " * ".join((*factors, *least))
+            extent = extents.get(base(rank), Extent(base(rank)))
+            if isinstance(extent, Const):
+                number *= int(extent.value)
+            elif isinstance(extent, Extent) and extent.rank in scope.whole:
+                factors.append(scope.extent(extent.rank))
+            else:
+                break
+    return found
 
 
 def size_of(rank: str) -> str:

@@ -159,7 +159,8 @@ def _divided(
         return found
     work = tuple(_work(kernel, sizes))
     most = sum(count for _, count in work) // 2
-    narrow = _chunk(kernel, sizes) >= COLUMNS
+    # A state that every turn stores needs the addresses of its elements too.
+    narrow = _chunk(kernel, sizes) >= COLUMNS or _stores_states(kernel)
     carried = _carried(kernel)
     for rank in (rank for rank in free if rank in carried):
         again = sum(count for ranks, count in work if rank not in ranks)
@@ -190,6 +191,12 @@ def _chunk(kernel: Kernel, sizes: dict[str, int]) -> int:
 def _carried(kernel: Kernel) -> set[str]:
     loops = (own for own in every(kernel.body) if isinstance(own, Loop))
     return {rank for loop in loops for state in loop.carried for rank in state.ranks}
+
+
+def _stores_states(kernel: Kernel) -> bool:
+    statements = tuple(every(kernel.body))
+    states = {c.ranks for own in statements if isinstance(own, Loop) for c in own.carried}
+    return any(isinstance(own, Store) and own.source.ranks in states for own in statements)
 
 
 def _lighter(kernel: Kernel, sizes: dict[str, int], plan: Mapping) -> Mapping:

@@ -162,3 +162,19 @@ def test_a_tile_that_triton_cannot_hold_is_refused_by_name() -> None:
     emit(flash(1024, 1024), "")
     with pytest.raises(CompileError, match=r"S would be a tile of at least 2097152 elements"):
         emit(flash(2048, 1024), "")
+
+
+def test_strides_of_buffers_are_known_as_far_as_extents_are() -> None:
+    """The state of every chunk is stored: its rows lie f apart, in a kernel that knows f."""
+    text = (
+        "cascade c[b](Q[t, d], K[t, d], V[t, f]) -> O[t, f]:\n"
+        "    S[0, d, f] = 0\n"
+        "    S[t+1, d, f] = S[t, d, f] + K[t, d] * V[t, f]\n"
+        "    O[t, f] = Q[t, d] * S[t+1, d, f]\n"
+        "\nschedule c:\n    parallel t\n    tile t by 16\n"
+    )
+    source = attnc.compile(attnc.parse(text)["c"], backend="triton").source
+    (sweep,) = (part for part in source.split("@triton.jit") if "def c_1_kernel(" in part)
+    assert "S_kept_stride_b" in sweep and "S_kept_stride_t1" not in sweep
+    assert "+ d[:, None] * f_size\n            + f[None, :]," in sweep
+    assert "*S_kept.stride()[:1]," in source
