@@ -1,8 +1,8 @@
 """Functions that Triton lacks, as Triton text; a module holds those that it calls.
 
 They are written for accuracy on the whole real line, not only where the formula of a textbook is
-accurate: `expm1` and `log1p` are Kahan's (what the rounded argument loses is put back by a quotient
-of two values that carry the same error), `tanh` and `softplus` follow from them.
+accurate: `expm1` is a series near 0; in `log1p` what the rounded argument loses is put back by a
+quotient of two values that carry the same error (Kahan); `tanh` and `softplus` follow from them.
 """
 
 from __future__ import annotations
@@ -70,10 +70,12 @@ def logaddexp(x, y):
 ''',
     "expm1": '''
 def expm1(x):
-    """exp(x) - 1 without the loss near 0 (Kahan)."""
-    u = tl.exp(x)
-    near = (u - 1) * x / tl.log(u)
-    return tl.where(u == 1, x, tl.where(tl.abs(x) < 1, near, u - 1))
+    """exp(x) - 1; near 0 by the series of exp, x (1 + x/2 (1 + x/3 (...))), which loses nothing."""
+    TERMS: tl.constexpr = 18 if x.dtype == tl.float64 else 11
+    rest = 1 + x * (1.0 / TERMS)
+    for k in tl.static_range(TERMS - 1, 1, -1):
+        rest = 1 + rest * (x * (1.0 / k))
+    return tl.where(tl.abs(x) < 1, x * rest, tl.exp(x) - 1)
 ''',
     "log1p": '''
 def log1p(x):

@@ -145,6 +145,17 @@ def defines(statement: Statement) -> tuple[str, ...]:
             return ()
 
 
+def tiles_made(statement: Statement) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The names of the tiles that a statement makes, and their ranks; of a loop its states."""
+    match statement:
+        case Store():
+            pass
+        case Loop(_, carried):
+            yield from ((state.name, state.ranks) for state in carried)
+        case _:
+            yield statement.name, statement.ranks
+
+
 def join(*kinds: str) -> str:
     """What comes out where several kinds meet in arithmetic."""
     return max(kinds, key=KINDS.index, default="real")

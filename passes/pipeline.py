@@ -24,7 +24,7 @@ from attnc.passes.defer import defer
 from attnc.passes.domain import Domains
 from attnc.passes.extents import Extents
 from attnc.passes.fiber import fiber
-from attnc.passes.fit import fit, launched
+from attnc.passes.fit import fit
 from attnc.passes.fold_scale import fold_scale
 from attnc.passes.groups import groups
 from attnc.passes.level import CannotLevel, Levels
@@ -50,6 +50,7 @@ from attnc.passes.together import together
 from attnc.passes.turns import keep_turns
 from attnc.passes.vanish import vanish
 from attnc.passes.variables import separate_variables
+from attnc.passes.warps import launched
 
 Observe = Callable[[str, "Cascade | Program"], None]
 

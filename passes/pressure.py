@@ -21,8 +21,8 @@ from math import prod
 
 from attnc.ir.affine import affine
 from attnc.ir.expr import Expr, Map, Tile
-from attnc.ir.tile import Compute, Contract, Kernel, Load, Loop, Statement, Store
-from attnc.ir.tile_facts import defines, every, names_read, reads
+from attnc.ir.tile import Compute, Contract, Kernel, Load, Loop, Statement
+from attnc.ir.tile_facts import defines, every, names_read, reads, tiles_made
 
 Names = frozenset[str]
 
@@ -30,11 +30,11 @@ Names = frozenset[str]
 def pressure(kernel: Kernel, sizes: Mapping[str, int], threads: int) -> int:
     """Registers of one of `threads` threads for the tiles of a kernel with axes of these sizes."""
     statements = tuple(every(kernel.body))
-    ranks = {name: own for statement in statements for name, own in _made(statement)}
+    ranks = {name: own for statement in statements for name, own in tiles_made(statement)}
     weights = dict.fromkeys(ranks, 0.0)
     factors = _factors(statements)
     for statement in statements:
-        for name, own in _made(statement):
+        for name, own in tiles_made(statement):
             weight = factors.get(name, 1) * prod(sizes[rank] for rank in own)
             weights[name] = max(weight, weights[name])
     sources = _sources(statements, ranks)
@@ -93,16 +93,6 @@ def _inside(statement: Statement) -> Names:
     bodies = (every(segment.body) for segment in statement.segments)
     made = (name for body in bodies for own in body for name in defines(own))
     return frozenset((*made, *(state.name for state in statement.carried)))
-
-
-def _made(statement: Statement) -> Iterator[tuple[str, tuple[str, ...]]]:
-    match statement:
-        case Store():
-            pass
-        case Loop(_, carried):
-            yield from ((state.name, state.ranks) for state in carried)
-        case _:
-            yield statement.name, statement.ranks
 
 
 def _factors(statements: tuple[Statement, ...]) -> dict[str, float]:

@@ -139,6 +139,26 @@ def test_tiles_are_smaller_where_two_states_would_not_fit(
     assert (sizes["p"], sizes["m0"]) == tiles
 
 
+SQUASHED = """
+cascade squashed[b](Q[p, e], K[m, e], V[m, f]) -> O[p, f]:
+    A[e, f] = K[m, e] * V[m, f]
+    N[e, f] = tanh(A[e, f])
+    X[p, e] = exp(Q[p, e])
+    O[p, f] = X[p, e] * N[e, f]
+"""
+
+
+@pytest.mark.parametrize(
+    ("width", "tiles"), [(64, {"b": 1, "p": 128}), (128, {"b": 1, "p": 64, "f": 64})]
+)
+def test_columns_are_divided_where_two_computed_operands_would_not_fit(
+    width: int, tiles: dict[str, int]
+) -> None:
+    sizes = {"e": width, "f": width}
+    *_, kernel = lower(attnc.parse(SQUASHED)["squashed"], "triton", "f16", sizes).kernels
+    assert {entry.rank: entry.tile for entry in kernel.grid} == tiles
+
+
 MERGED = """
 cascade merged[b](Q[h, p, e], K[h, m, e], V[h, m, f], W[; h, f, c]) -> Y[p, c]:
     S[h, p, m] = Q[h, p, e] * K[h, m, e]

@@ -363,13 +363,14 @@ CROWDED = {
     "lightning-tnl": {"t1 by 1", "f by 32"},
     "flowformer:flowformer_causal": {"t1 by 1", "f by 64"},
     "kimi-kda": {"t1 by 1", "f by 64"},
+    "rala": {"p by 64", "f by 64"},
 }
 
 
 @inside
 @pytest.mark.parametrize("name", CROWDED)
 def test_what_leaves_a_crowded_sweep(name: str) -> None:
-    """Wide states: the kernels ahead of a sweep, behind it, and its divided columns."""
+    """Wide states: the kernels ahead of a sweep, behind it, and divided columns."""
     cascade = mechanisms.specification(name)
     sizes = {rank: 128 for t in cascade.inputs for rank in t.ranks if rank in ("d", "e", "f")}
     program = lower(cascade, "triton", "f64", sizes)
