@@ -16,8 +16,9 @@ the delta rule have such a part (Yang et al., NeurIPS 2024: the UT transform).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from attnc.ir.cascade import Cascade, Einsum, RankDecl, rank_of, variables
 from attnc.ir.expr import Access, Expr, Extent, Index, Populate, Reduce
@@ -49,30 +50,38 @@ def ahead(cascade: Cascade, outer: str, stored: tuple[str, ...], crowded: bool =
     What is in `stored` is in memory anyhow. What needs the states of an earlier sweep alone finds
     them there too, if products of matrices leave the last one then, or it is `crowded`.
     """
-    found = _ahead(cascade, outer, stored, (), products=False)
-    if found.stored:
-        return found
-    parted, between = apart(cascade, outer, earlier=True)
-    found = _ahead(parted, outer, stored, between, products=not crowded)
-    if not between or not found.stored:
-        return Ahead(cascade, (), ())
-    return replace(found, before=between)
+    found = _found(cascade, outer, stored, (), products=False)
+    before: tuple[str, ...] = ()
+    if not found:
+        parted, before = apart(cascade, outer, earlier=True)
+        found = _found(parted, outer, stored, before, products=not crowded) if before else {}
+        if not found:
+            return Ahead(cascade, (), ())
+        cascade = parted
+    whole = {name: einsum for own in found.values() for name, einsum in own.items()}
+    made, streamed = _streamed(cascade, whole, _chunk(cascade, outer))
+    return Ahead(made, tuple(found), streamed, before)
 
 
-def _ahead(
+def _chunk(cascade: Cascade, outer: str) -> frozenset[str]:
+    """The ranks that a chunk has besides those of its state."""
+    return frozenset((*cascade.batch, outer)) | constant_ranks(cascade)
+
+
+def _wide(classes: dict[str, str], chunk: frozenset[str], ranks: Iterable[str]) -> list[str]:
+    return [rank for rank in ranks if classes.get(rank, rank) not in chunk]
+
+
+def _found(
     cascade: Cascade, outer: str, stored: tuple[str, ...], before: tuple[str, ...], products: bool
-) -> Ahead:
-    """The same, with the states of earlier sweeps in memory under the names `before`.
+) -> dict[str, dict[str, Einsum]]:
+    """What is worth a kernel of its own, with the Einsums that it takes.
 
-    With `products` sums count that are products of matrices, else all.
+    States of earlier sweeps are in memory under the names `before`. With `products` sums count
+    that are products of matrices, else all.
     """
     stored = (*stored, *before)
-    classes = rank_of(cascade)
-    chunk = {*cascade.batch, outer} | constant_ranks(cascade)
-
-    def wide(ranks: Collection[str]) -> list[str]:
-        return [rank for rank in ranks if classes.get(rank, rank) not in chunk]
-
+    wide = partial(_wide, rank_of(cascade), _chunk(cascade, outer))
     later = dependent(cascade, before)
     inside = {
         einsum.target
@@ -85,7 +94,7 @@ def _ahead(
         own = closure(cascade, name, {*stored})
         chosen = any(isinstance(einsum.body, Populate) for einsum in own.values())
         # A sum over one streamed rank under another, such as a feature map, would be made again.
-        again = any(wide(e.ranks) and wide(variables(e)) != wide(e.ranks) for e in _sums(own))
+        again = any(0 < len(wide(e.ranks)) < len(wide(variables(e))) for e in _sums(own))
         if not chosen and not again:
             possible[name] = own
 
@@ -94,19 +103,23 @@ def _ahead(
         return [e for e in _sums(own) if len({*variables(e)} - {*cascade.batch, outer}) >= least]
 
     long = {name for name, own in possible.items() if len(counted(own)) > SEVERAL}
-    if not long:
-        return Ahead(cascade, (), ())
     # What shares a sum over a streamed rank with these would make it again.
     sums = {e.target for name in long for e in _sums(possible[name]) if wide(variables(e))}
-    found = {
+    return {
         name: own
         for name, own in possible.items()
         if name in long or any(e.target in sums for e in _sums(own))
     }
-    whole = {name: einsum for own in found.values() for name, einsum in own.items()}
-    names = Names(cascade)
-    streamed = dict.fromkeys(rank for e in whole.values() for rank in wide(variables(e)))
-    ranks = {rank: names.fresh(f"{classes[rank]}_") for rank in streamed}
+
+
+def _streamed(
+    cascade: Cascade, whole: dict[str, Einsum], chunk: frozenset[str]
+) -> tuple[Cascade, tuple[str, ...]]:
+    """The cascade with these Einsums under second names of the ranks that a chunk lacks."""
+    classes, names = rank_of(cascade), Names(cascade)
+    wide = partial(_wide, classes, chunk)
+    found = dict.fromkeys(rank for e in whole.values() for rank in wide(variables(e)))
+    ranks = {rank: names.fresh(f"{classes[rank]}_") for rank in found}
     declared = tuple(RankDecl(own, Extent(classes[rank])) for rank, own in ranks.items())
     shared: dict[str, str] = {}
     kept = {e.target for e in cascade.einsums} - whole.keys()
@@ -121,7 +134,7 @@ def _ahead(
         if einsum.target in whole:
             einsums.append(_under(einsum, ranks, shared))
     made = replace(cascade, ranks=(*cascade.ranks, *declared), einsums=tuple(einsums))
-    return Ahead(made, tuple(found), tuple(ranks.values()))
+    return made, tuple(ranks.values())
 
 
 def dependent(cascade: Cascade, before: Collection[str]) -> set[str]:
