@@ -11,7 +11,7 @@ from attnc.ir.printer import print_einsum
 from attnc.ir.source import Span, excerpt
 from attnc.passes.normalise import normalise
 from attnc.passes.partition import is_part
-from attnc.passes.pipeline import optimize, unscanned_prefixes
+from attnc.passes.pipeline import optimize, unscanned_prefixes, with_states
 from attnc.passes.recurrences.chunk import chunk
 from attnc.passes.recurrences.recurrence import NoRecurrence
 from attnc.passes.report import Report, analyze
@@ -49,7 +49,7 @@ def _story(cascade: Cascade, fused: Cascade, before: Report, after: Report) -> I
         yield ""
         yield from _steps(elsewhere)
     yield from _prefixes(cascade)
-    yield from _recurrences(fused)
+    yield from _recurrences(with_states(cascade))
     if fused == cascade:
         yield "Nothing was rewritten."
     else:

@@ -1,8 +1,9 @@
 """Which tensors go through memory between kernels, and which ranks a kernel is cut along.
 
 A rank is *short* where it is the last axis of every input of two ranks or more that carries it
-(the contiguous one: head widths), those aside whose every rank is so in others, or where its extent
-is a constant; it lies whole in a tile. All other ranks are *long*, and those that a schedule
+(the contiguous one: head widths), those aside whose every rank is so in others, where its extent is
+a constant, or where a recurrence has it in its state and `weights` alone carry it; it lies whole in
+a tile. All other ranks are *long*, and those that a schedule
 streams or splits: cut along the grid where an output carries them, streamed where they are reduced.
 A tensor is *stored* where a kernel could not have it otherwise:
 
@@ -59,8 +60,22 @@ def long_ranks(cascade: Cascade) -> frozenset[str]:
     short |= {
         d.name for d in cascade.ranks if isinstance(d.extent, Extent) and d.extent.rank in short
     }
+    steps = cascade.iterative()
+    states = {rank for name in steps for rank in cascade.axes(name)}
+    short |= (states & weights(cascade)) - {rank for _, rank in steps.values()}
     asked = {r for d in cascade.schedule if d.verb in STREAMING for r in d.ranks}
     return frozenset(every - (short - asked))
+
+
+def weights(cascade: Cascade) -> frozenset[str]:
+    """The ranks that only inputs carry which are the same for all entries of the outermost batch.
+
+    They are widths of a model, such as its number of features; a sequence differs between entries.
+    """
+    first = frozenset(cascade.batch[:1])
+    shared = {rank for t in cascade.inputs if first.isdisjoint(t.ranks) for rank in t.ranks}
+    own = {rank for t in cascade.inputs if not first.isdisjoint(t.ranks) for rank in t.ranks}
+    return frozenset(shared - own) if first else frozenset()
 
 
 def constant_ranks(cascade: Cascade) -> frozenset[str]:

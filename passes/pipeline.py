@@ -254,6 +254,11 @@ def unscanned_prefixes(cascade: Cascade) -> tuple[Kept, ...]:
     return unscanned(reassociate(_until_regrouped(cascade)))
 
 
+def with_states(cascade: Cascade, wanted: Callable[[Work], bool] | None = None) -> Cascade:
+    """The cascade that is cut into kernels: sums of which `wanted` says so have become states."""
+    return prefixes(reassociate(_until_regrouped(cascade), wanted))
+
+
 def choices(cascade: Cascade) -> tuple[Work, ...]:
     """The sums of a cascade that are regrouped or not by what its extents are."""
     return crossovers(_until_regrouped(cascade))
@@ -275,11 +280,10 @@ def lower(
     where a construct cannot be lowered, or a schedule asks for what the dependences forbid.
     """
     facts = TARGETS[target]
-    cascade = reassociate(
-        _until_regrouped(cascade),
+    cascade = with_states(
+        cascade,
         lambda work: work.falls(sizes or {}) if regroup is None else work.target in regroup,
     )
-    cascade = prefixes(cascade)
     decision, cascade = _decided(cascade)
     plan = mapping(cascade, facts, decision.long, sizes or {}, dtype)
     while True:

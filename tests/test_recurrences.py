@@ -20,7 +20,7 @@ from attnc.passes.recurrences.behind import behind
 from attnc.passes.recurrences.chunk import chunk
 from attnc.passes.recurrences.recurrence import NoRecurrence
 
-SIZES = {"b": 2, "h": 2, "t": 37, "p": 37, "m": 37, "d": 5, "e": 5, "f": 3, "n": 4}
+SIZES = {"b": 2, "h": 2, "t": 37, "p": 37, "m": 37, "d": 5, "e": 5, "f": 3, "n": 4, "r": 6}
 
 
 def cascade(text: str) -> Cascade:
@@ -479,6 +479,16 @@ REGROUPED = {
     "gates as a product": f"{TWO} -> O[p, f]:\n"
     + "    G[p, m] = prod[j where m < j and j <= p](sigmoid(g[j]))\n"
     + f"{QK} * G[p, m] where m <= p\n{SUM}",
+    "features of weights": "cascade q[b, h](Q[p, e], K[m, e], V[m, f], w[h; r, e]) -> O[p, f]:\n"
+    + "    X[p, r] = exp(Q[p, e] * w[r, e])\n    Y[m, r] = exp(K[m, e] * w[r, e])\n"
+    + f"    S[p, m] = X[p, r] * Y[m, r]\n{SUM}",
+    "features of weights, up to the query": "cascade q[b, h](Q[p, e], K[m, e], V[m, f], w[; r, e])"
+    + " -> O[p, f]:\n    X[p, r] = exp(Q[p, e] * w[r, e])\n    Y[m, r] = exp(K[m, e] * w[r, e])\n"
+    + f"    S[p, m] = X[p, r] * Y[m, r] where m <= p\n{SUM}",
+    "divided by something of each side": f"{TWO} -> O[p, f]:\n"
+    + "    X[p] = sum[e](exp(Q[p, e]))\n    Y[m] = sum[e](exp(K[m, e]))\n"
+    + "    S[p, m] = sum[e](exp(Q[p, e] + 1) * K[m, e] + Q[p, e] * exp(K[m, e])) / (X[p] * Y[m]) "
+    + f"where m <= p\n{SUM}",
     "with a linear normaliser": f"{TWO} -> O[p, f]:\n"
     + "    S[p, m] = (elu(Q[p, e]) + 1) * (elu(K[m, e]) + 1) where m <= p\n"
     + "    D[p] = sum[m](S[p, m])\n    A[p, m] = S[p, m] / D[p]\n    O[p, f] = A[p, m] * V[m, f]\n",

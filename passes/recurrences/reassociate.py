@@ -27,7 +27,8 @@ from attnc.ir.cascade import Cascade, Einsum, Left, Step, base, rank_of
 from attnc.ir.expr import ONE, ZERO, Access, Const, Expr, Extent, Index, Map, Reduce, conjuncts
 from attnc.ir.walk import accesses, free_ranks, substitute
 from attnc.passes.clean import remove_dead
-from attnc.passes.cut import heavy, long_ranks
+from attnc.passes.contraction import factors
+from attnc.passes.cut import heavy, long_ranks, weights
 from attnc.passes.domain import Domains, conjunction
 from attnc.passes.fiber import Names, plain
 from attnc.passes.products import MOST_FACTORS, MOST_TERMS, Factor, product
@@ -96,6 +97,7 @@ def reassociate(cascade: Cascade, wanted: Callable[[Work], bool] | None = None) 
         frozenset(cascade.iterative()),
         frozenset(rank for _, rank in cascade.iterative().values()),
         long_ranks(cascade),
+        long_ranks(cascade) - weights(cascade),
         heavy(cascade),
         rank_of(cascade),
         Names(cascade),
@@ -126,7 +128,8 @@ def reassociate(cascade: Cascade, wanted: Callable[[Work], bool] | None = None) 
 class _Facts:
     """What is asked of a cascade, once for all its sums.
 
-    `stepped` are its iterative tensors and `loops` the ranks that they step along.
+    `stepped` are its iterative tensors and `loops` the ranks that they step along; `lengths` are
+    the long ranks that are no widths of a model.
     """
 
     cascade: Cascade
@@ -134,6 +137,7 @@ class _Facts:
     stepped: frozenset[str]
     loops: frozenset[str]
     long: frozenset[str]
+    lengths: frozenset[str]
     heavy: frozenset[str]
     classes: dict[str, str]
     names: Names
@@ -183,26 +187,23 @@ class _Sum:
         terms = [replace(t, ranks=(*self.body.ranks, *t.ranks), where=(*where, *t.where))
                  for t in self._terms(self.body.body)]  # fmt: skip
         out: list[Einsum] = []
+        parts = [self._part(term, out) for term in terms]
+        shared = parts[0][1] if all(rest == parts[0][1] for _, rest in parts) else ()
+        whole = len(terms) == 1 and not (shared or terms[0].negative or self.counts)
         value: Expr | None = None
-        for term in terms:
-            whole = len(terms) == 1
-            part = self._part(term, out, whole)
-            if self.counts:
-                own = self._named(f"{self.einsum.target}_count", self.einsum.ranks, part, out)
-                out.append(replace(self.einsum, body=Map(">", (own, ZERO))))
-                return out
-            if whole and not term.negative:
-                out.append(replace(self.einsum, body=part))
-                return out
-            if isinstance(part, Reduce):
-                part = self._named(f"{self.einsum.target}_part", self.einsum.ranks, part, out)
+        for term, (read, rest) in zip(terms, parts):
+            if isinstance(read, Reduce) and not whole:
+                name = f"{self.einsum.target}_{'count' if self.counts else 'part'}"
+                read = self._named(name, self.einsum.ranks, read, out)
+            if rest != shared:
+                read = product((Factor(read), *rest))
             if value is None:
-                value = Map("neg", (part,)) if term.negative else part
+                value = Map("neg", (read,)) if term.negative else read
             else:
-                value = Map("-" if term.negative else "+", (value, part))
+                value = Map("-" if term.negative else "+", (value, read))
         assert value is not None
-        out.append(replace(self.einsum, body=value))
-        return out
+        value = product((Factor(value), *shared))
+        return [*out, replace(self.einsum, body=Map(">", (value, ZERO)) if self.counts else value)]
 
     def step(self) -> Step:
         ranks = ", ".join(sorted(self.inner))
@@ -237,7 +238,7 @@ class _Sum:
                     result = self._cross(result, self._terms(base))
                 return result
             case Map("/", (left, right)):
-                below = (Factor(right, True),)
+                below = tuple(Factor(own, not under) for own, under in factors(right))
                 return tuple(replace(t, factors=(*t.factors, *below)) for t in self._terms(left))
             case Map("neg", (body,)):
                 return tuple(replace(t, negative=not t.negative) for t in self._terms(body))
@@ -291,7 +292,7 @@ class _Sum:
             if (
                 body.op != "sum"
                 or body.where is not None
-                or frozenset(body.ranks) & self.facts.long
+                or frozenset(body.ranks) & self.facts.lengths
             ):
                 return atom
             ranks, body = body.ranks, body.body
@@ -316,8 +317,11 @@ class _Sum:
         inner = tuple(f for f in term.factors if f not in outer and f not in both)
         return outer, inner, both
 
-    def _part(self, term: _Term, out: list[Einsum], whole: bool) -> Expr:
-        """One term, regrouped: the Einsums it needs go to `out`."""
+    def _part(self, term: _Term, out: list[Einsum]) -> tuple[Expr, tuple[Factor, ...]]:
+        """One term, regrouped, and the factors that stand outside its sum.
+
+        The Einsums that it needs go to `out`.
+        """
         outer, inner, both = self._apart(term)
         masks = [part for part in term.where if free_ranks(part) & self.outer]
         own = tuple(part for part in term.where if part not in masks)
@@ -329,7 +333,7 @@ class _Sum:
                 if rank not in self.inner and rank not in self.cascade.batch
             )
         )
-        if frozenset(kept) & self.facts.long or not (inner or masks):
+        if frozenset(kept) & self.facts.lengths or not (inner or masks):
             raise _Stays
         if any(self._undefined(factor, masks) for factor in outer):
             raise _Stays
@@ -347,8 +351,12 @@ class _Sum:
             state = self._named(
                 f"{self.einsum.target}_state", (*self.cascade.batch, *kept), body, out
             )
-        body_of: Expr = Map("*", (product(outer), state))
-        return Reduce("sum", summed, body_of) if summed else body_of
+        inside = tuple(f for f in outer if free_ranks(f.expr) & frozenset(summed))
+        rest = tuple(f for f in outer if f not in inside)
+        read: Expr = Map("*", (product(inside), state)) if inside else state
+        if summed:
+            read = Reduce("sum", summed, read)
+        return read, rest
 
     def _products(self) -> tuple[tuple[str, ...], ...]:
         """The ranks that the tensors written out reduce over, for each of them."""
