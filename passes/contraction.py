@@ -3,7 +3,9 @@
     sum[e](Q[p, e] * K[m, e] / sqrt(|e|))     groups Q[p, e] and K[m, e], outside 1 / sqrt(|e|)
 
 The groups share the summed rank alone. Any sum of products is one or it is not; that one factor is
-called a query plays no part.
+called a query plays no part. A sum of several such products is as many matrix products:
+
+    sum[d](A[p, d] * C[m, d] + B[p, d] * E[m, d])
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ from math import isfinite
 from attnc.ir.algebra import MONOIDS, PARTIAL
 from attnc.ir.cascade import Einsum
 from attnc.ir.expr import ONE, Access, Expr, Index, Map, Reduce
-from attnc.ir.walk import children, subterms
+from attnc.ir.walk import children, free_ranks, subterms
+from attnc.passes.angles import angle_sum
+
+MOST_PRODUCTS = 4
+"""A sum of more is added up element by element."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,49 @@ def two_groups(
     # Of three or more all but the last are multiplied first: one rank fewer than without.
     first = [part for _, group in groups[:-1] for part in group]
     return [product([*first, *alone]), product(groups[-1][1])]
+
+
+def addends(
+    expr: Expr,
+    over: str,
+    ranks: Callable[[Expr], tuple[str, ...]],
+    batch: frozenset[str] = frozenset(),
+) -> list[tuple[bool, Expr]] | None:
+    """A body as signed products, each of two groups of factors; None if it is no sum of such."""
+    parts = [Part(value, 0, inverse) for value, inverse in factors(expr)]
+    if two_groups(parts, over, ranks, batch) is not None:
+        return [(False, expr)]
+    for part in parts:
+        others = [other for other in parts if other is not part]
+        found: list[tuple[bool, Expr]] = []
+        for negative, addend in () if part.inverse else _sum(part.value, over, ranks, batch):
+            own = addends(product([Part(addend, 0), *others]).value, over, ranks, batch)
+            if own is None:
+                break
+            found += [(one != negative, term) for one, term in own]
+        else:
+            if 0 < len(found) <= MOST_PRODUCTS:
+                return found
+    return None
+
+
+def _sum(
+    expr: Expr, over: str, ranks: Callable[[Expr], tuple[str, ...]], batch: frozenset[str]
+) -> list[tuple[bool, Expr]]:
+    """A factor as a sum of signed terms, if it is one."""
+    match expr:
+        case Map("+" | "-" as sign, (left, right)):
+            return [(False, left), (sign == "-", right)]
+        case Map("neg", (body,)):
+            return [(True, body)]
+        case Map("cos" | "sin"):
+            own = {*ranks(expr)} - {over} - batch
+            every = frozenset(free_ranks(expr)) - {over} - batch
+            for rank in sorted(own):
+                found = angle_sum(expr, frozenset((rank,)), every - {rank})
+                if found is not None:
+                    return [(negative, Map("*", (one, other))) for negative, one, other in found]
+    return []
 
 
 def finite(expr: Expr, made: Mapping[str, Einsum], seen: frozenset[str] = frozenset()) -> bool:

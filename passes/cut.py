@@ -11,8 +11,8 @@ A tensor is *stored* where a kernel could not have it otherwise:
 - what reads it carries the long rank over which it was reduced (it must be whole first);
 - it was reduced over a long rank and lacks one that its reader is cut along (each part of the
   grid would reduce again);
-- it was reduced over a long rank and carries one over which its reader reduces (each step of that
-  loop would run another);
+- it was reduced over a long rank and carries one over which its reader reduces, or along which it
+  steps, if it carries no other long rank (each step of that loop would run another);
 - it is what a turn of a recurrence leaves behind, and its reader reduces over the turns, or what a
   larger tensor is made of that would be (passes/again.py);
 - it is a sum of products, compared with itself or with what is made of it: computed twice, in tiles
@@ -167,7 +167,10 @@ def _forced(
     for root in roots:
         carried = {classes.get(r, r) for r in cascade.axes(root)} & long
         beneath = _beneath(cascade, root, stored, long | loops, classes)
-        for tensor, einsum in closure(cascade, root, stored).items():
+        needed, batch = closure(cascade, root, stored), {*cascade.batch}
+        swept = {rank for name, (_, rank) in stepped.items() if name in needed}
+        held = {classes.get(r, r) for name in stepped if name in needed for r in cascade.axes(name)}
+        for tensor, einsum in needed.items():
             if tensor == root or tensor in stepped or tensor in stored:
                 continue
             if turns.get(tensor, set()) & beneath.get(tensor, set()):
@@ -183,7 +186,9 @@ def _forced(
             own = {classes.get(r, r) for r in einsum.ranks}
             if own & loops and closure(cascade, tensor, stored).keys() & stepped.keys():
                 continue
-            if carried & reduced or carried - own - loops or own & beneath.get(tensor, set()):
+            again = carried & reduced or carried - own - loops or own & beneath.get(tensor, set())
+            alone = own & swept and not (own & long) - swept - batch and reduced - held
+            if again or alone:
                 found.append(tensor)
     # What only serves another of them is computed with it; the next round sees what is left.
     inside = {

@@ -11,6 +11,7 @@ and the ranges of loops leave out iterations that no point survives (`ranges.py`
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from attnc.ir.algebra import MONOIDS
 from attnc.ir.cascade import Cascade, Einsum, Tensor, base
@@ -37,7 +38,7 @@ from attnc.ir.tile import (
     Store,
 )
 from attnc.ir.walk import free_ranks, subterms
-from attnc.passes.contraction import Part, factors, finite, product, two_groups
+from attnc.passes.contraction import Part, addends, factors, finite, product, two_groups
 from attnc.passes.defer import number
 from attnc.passes.domain import Domains, union
 from attnc.passes.extents import Extents
@@ -181,6 +182,7 @@ class KernelWriter(Loops):
             predicates = tuple(part for part in predicates if part != prefix)
         elif body.op == "sum" and len(ranks) == 1:
             contracted = self._contraction(einsum, body, ranks[0], predicates)
+            contracted = contracted or self._several(einsum, body, ranks[0], predicates)
             contracted = contracted or self._masked(einsum, body, ranks[0], predicates)
             if contracted is not None:
                 return contracted
@@ -283,6 +285,27 @@ class KernelWriter(Loops):
         self, einsum: Einsum, body: Reduce, over: str, predicates: tuple[Expr, ...]
     ) -> Value | None:
         """A sum of products as a matrix product, where it is one."""
+        grouped = self._grouped(body, over, predicates)
+        if grouped is None:
+            return None
+        groups, outside = grouped
+        if self.scale_operands and self._scaled_operand(groups, outside):
+            outside = []
+        left, right = (self._operand(einsum, g.value, g.depth, (over,)) for g in groups)
+        own = [rank for rank in self._own(einsum) if rank not in self.cascade.batch]
+        if own and own[0] in right[0].ranks:
+            left, right = right, left
+        both = dict.fromkeys((*left[0].ranks, *right[0].ranks))
+        result = self.batch_first(rank for rank in both if rank != over)
+        depth = max(left[1], right[1])
+        name = self.scopes.fresh(f"{einsum.target}_dot" if outside else einsum.target, depth)
+        self.scopes.emit(Contract(name, result, left[0], right[0], over, einsum.span), depth)
+        return self._scaled(einsum, Part(Tile(name, result), depth), outside)
+
+    def _grouped(
+        self, body: Reduce, over: str, predicates: tuple[Expr, ...]
+    ) -> tuple[list[Part], list[Part]] | None:
+        """The operands of a matrix product, and the factors that stand outside it."""
         inside: list[Part] = []
         outside: list[Part] = []
         shared = {over, *self.cascade.batch}
@@ -311,18 +334,35 @@ class KernelWriter(Loops):
             # What has no rank of its own is in the first group.
             if any(own & {*self.axes_of(other.value)} if own else chosen for own in partial):
                 groups[1 - chosen] = self._defined(other, predicates)
-        if self.scale_operands and self._scaled_operand(groups, outside):
-            outside = []
-        left, right = (self._operand(einsum, g.value, g.depth, (over,)) for g in groups)
-        own = [rank for rank in self._own(einsum) if rank not in self.cascade.batch]
-        if own and own[0] in right[0].ranks:
-            left, right = right, left
-        both = dict.fromkeys((*left[0].ranks, *right[0].ranks))
-        result = self.batch_first(rank for rank in both if rank != over)
-        depth = max(left[1], right[1])
-        name = self.scopes.fresh(f"{einsum.target}_dot" if outside else einsum.target, depth)
-        self.scopes.emit(Contract(name, result, left[0], right[0], over, einsum.span), depth)
-        return self._scaled(einsum, Part(Tile(name, result), depth), outside)
+        return groups, outside
+
+    def _several(
+        self, einsum: Einsum, body: Reduce, over: str, predicates: tuple[Expr, ...]
+    ) -> Value | None:
+        """A sum of several products as the sum of as many matrix products, where each is one."""
+        terms = addends(body.body, over, self._axes, frozenset(self.cascade.batch))
+        if terms is None:
+            return None
+        bodies = [replace(body, body=term) for _, term in terms]
+        if any(self._grouped(own, over, predicates) is None for own in bodies):
+            return None
+        total: Expr | None = None
+        depth = 0
+        for (negative, _), own in zip(terms, bodies):
+            contracted = self._contraction(einsum, own, over, predicates)
+            assert contracted is not None
+            part, depth = contracted[0], max(depth, contracted[1])
+            if total is None:
+                total = Map("neg", (part,)) if negative else part
+            else:
+                total = Map("-" if negative else "+", (total, part))
+        assert total is not None
+        axes = self.axes_of(total)
+        return self.scopes.named(einsum.target, axes, total, depth, einsum.span), depth
+
+    def _axes(self, expr: Expr) -> tuple[str, ...]:
+        """The axes among the ranks of an expression of the cascade."""
+        return tuple(sorted(rank for rank in free_ranks(expr) if self._is_axis(rank)))
 
     def _masked(
         self, einsum: Einsum, body: Reduce, over: str, predicates: tuple[Expr, ...]

@@ -135,6 +135,16 @@ def defer_factors(cascade: Cascade, free: frozenset[str] = frozenset()) -> Casca
     return cascade
 
 
+def regroup_sums(
+    cascade: Cascade,
+    wanted: Callable[[Work], bool] | None = None,
+    free: frozenset[str] = frozenset(),
+) -> Cascade:
+    """Regroup sums of products; what divides in a sum that this makes leaves it if it may."""
+    changed = reassociate(cascade, wanted)
+    return cascade if changed is cascade else defer_factors(changed, free)
+
+
 def run_reductions(cascade: Cascade) -> Cascade:
     """Turn reductions that wait for one another into running ones wherever this saves a pass."""
     counts = passes(cascade)
@@ -201,12 +211,12 @@ def kept(cascade: Cascade, ranks: tuple[str, ...]) -> tuple[Refusal, ...]:
     return tuple(found)
 
 
-STEPS: tuple[tuple[str, Callable[[Cascade], Cascade]], ...] = (
+STEPS: tuple[tuple[str, Callable[..., Cascade]], ...] = (
     ("normalise", normalise),
     ("variables", separate_variables),
     ("expand", expand),
     ("defer", defer_factors),
-    ("reassociate", reassociate),
+    ("reassociate", regroup_sums),
     ("prefixes", prefixes),
     ("online", run_reductions),
 )
@@ -239,14 +249,16 @@ def _until_regrouped(cascade: Cascade) -> Cascade:
     cascade = normalise(replace(cascade, derivation=(), refusals=()))
     cascade = keep_turns(inline_positions(count_places(cascade)))
     for _, step in STEPS:
-        if step is reassociate:
+        if step is regroup_sums:
             return under_own_ranks(cascade)
-        if step is defer_factors:
-            free = frozenset(passes(cascade)) - long_ranks(cascade)
-            cascade = defer_factors(cascade, free)
-        else:
-            cascade = step(cascade)
+        own = (_free(cascade),) if step is defer_factors else ()
+        cascade = step(cascade, *own)
     raise InvalidIR("no step regroups sums")
+
+
+def _free(cascade: Cascade) -> frozenset[str]:
+    """The ranks that lie whole within a tile, where passes cost nothing."""
+    return frozenset(passes(cascade)) - long_ranks(cascade)
 
 
 def unscanned_prefixes(cascade: Cascade) -> tuple[Kept, ...]:
@@ -256,7 +268,8 @@ def unscanned_prefixes(cascade: Cascade) -> tuple[Kept, ...]:
 
 def with_states(cascade: Cascade, wanted: Callable[[Work], bool] | None = None) -> Cascade:
     """The cascade that is cut into kernels: sums of which `wanted` says so have become states."""
-    return prefixes(reassociate(_until_regrouped(cascade), wanted))
+    cascade = _until_regrouped(cascade)
+    return prefixes(regroup_sums(cascade, wanted, _free(cascade)))
 
 
 def choices(cascade: Cascade) -> tuple[Work, ...]:

@@ -498,6 +498,10 @@ STAYING = {
     "the scores are an output": f"{TWO} -> O[p, f], S[p, m]:\n{QK}\n{SUM}",
     "aligned at the end": f"{TWO} -> O[p, f]:\n{QK} where m <= p + |m| - |p|\n{SUM}",
     "a window": f"{TWO} -> O[p, f]:\n{QK} where m <= p and p - m < 8\n{SUM}",
+    "an angle that is no sum": f"{TWO} -> O[p, f]:\n{QK} * cos(p * m) where m <= p\n{SUM}",
+    "a choice of zero by both sides": f"{TWO} -> O[p, f]:\n    D[p] = sum[e](Q[p, e])\n"
+    + "    E[m] = sum[e](K[m, e])\n    S[p, m] = select(D[p] == E[m], 0, Q[p, e] * K[m, e])\n"
+    + SUM,
     "a decay that is no product of gates": f"{TWO} -> O[p, f]:\n"
     + f"{QK} * exp(-(p - m) * (p - m)) where m <= p\n{SUM}",
 }

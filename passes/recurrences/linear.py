@@ -109,15 +109,29 @@ def _signed(summand: Summand) -> Expr:
 
 
 def _factors(expr: Expr, inverse: bool = False) -> Iterator[Factor]:
-    """The factors of a product; a choice between one and 0 is a factor of 1 or 0 beside it."""
+    """The factors of a product; a choice between one and 0 is a factor of 1 or 0 beside it.
+
+    What divides stays inside the choice, which may be there because it is 0 elsewhere.
+    """
     for factor, below in factors(expr, inverse):
         match factor:
             case Map("select", (condition, chosen, Const(0))) if not below and chosen != ONE:
-                yield Factor(Map("select", (condition, ONE, ZERO)))
-                yield from _factors(chosen)
+                divisors, rest = _apart(chosen)
+                yield Factor(Map("select", (condition, divisors, ZERO)))
+                yield from rest
+            case Map("select", (condition, Const(0), chosen)) if not below and chosen != ONE:
+                divisors, rest = _apart(chosen)
+                yield Factor(Map("select", (condition, ZERO, divisors)))
+                yield from rest
             case _:
                 if factor != ONE:
                     yield Factor(factor, below)
+
+
+def _apart(expr: Expr) -> tuple[Expr, tuple[Factor, ...]]:
+    """The divisors of a product as one factor, and its other factors."""
+    own = tuple(_factors(expr))
+    return product(tuple(f for f in own if f.inverse)), tuple(f for f in own if not f.inverse)
 
 
 def _depends(expr: Expr, unknown: Callable[[Access], bool]) -> bool:

@@ -26,6 +26,7 @@ from math import prod
 from attnc.ir.cascade import Cascade, Einsum, Left, Step, base, rank_of
 from attnc.ir.expr import ONE, ZERO, Access, Const, Expr, Extent, Index, Map, Reduce, conjuncts
 from attnc.ir.walk import accesses, free_ranks, substitute
+from attnc.passes.angles import angle_sum
 from attnc.passes.clean import remove_dead
 from attnc.passes.contraction import factors
 from attnc.passes.cut import heavy, long_ranks, weights
@@ -41,12 +42,28 @@ class _Stays(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Term:
-    """A signed product summed over `ranks`, at the points where `where` holds."""
+    """A signed product summed over `ranks`, at the points where `where` holds.
+
+    It is 0, whatever its factors are, where one of `zero` holds.
+    """
 
     negative: bool
     factors: tuple[Factor, ...]
     ranks: tuple[str, ...]
     where: tuple[Expr, ...]
+    zero: tuple[Expr, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What a state gives: `value`, times `factors` that no sum goes over, or 0 if one of `zero`."""
+
+    value: Expr
+    factors: tuple[Factor, ...]
+    zero: tuple[Expr, ...]
+
+    def whole(self) -> Expr:
+        return _or_zero(self.zero, product((Factor(self.value), *self.factors)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,22 +204,22 @@ class _Sum:
         terms = [replace(t, ranks=(*self.body.ranks, *t.ranks), where=(*where, *t.where))
                  for t in self._terms(self.body.body)]  # fmt: skip
         out: list[Einsum] = []
-        parts = [self._part(term, out) for term in terms]
-        shared = parts[0][1] if all(rest == parts[0][1] for _, rest in parts) else ()
-        whole = len(terms) == 1 and not (shared or terms[0].negative or self.counts)
+        reads = [self._part(term, out, len(terms) == 1) for term in terms]
+        shared = replace(reads[0], value=ZERO)
+        alike = all(replace(read, value=ZERO) == shared for read in reads)
+        bare = not (shared.factors or shared.zero or terms[0].negative or self.counts)
         value: Expr | None = None
-        for term, (read, rest) in zip(terms, parts):
-            if isinstance(read, Reduce) and not whole:
+        for term, read in zip(terms, reads):
+            if isinstance(read.value, Reduce) and not (bare and len(terms) == 1):
                 name = f"{self.einsum.target}_{'count' if self.counts else 'part'}"
-                read = self._named(name, self.einsum.ranks, read, out)
-            if rest != shared:
-                read = product((Factor(read), *rest))
+                read = replace(read, value=self._named(name, self.einsum.ranks, read.value, out))
+            own = read.value if alike else read.whole()
             if value is None:
-                value = Map("neg", (read,)) if term.negative else read
+                value = Map("neg", (own,)) if term.negative else own
             else:
-                value = Map("-" if term.negative else "+", (value, read))
+                value = Map("-" if term.negative else "+", (value, own))
         assert value is not None
-        value = product((Factor(value), *shared))
+        value = replace(shared, value=value).whole() if alike else value
         return [*out, replace(self.einsum, body=Map(">", (value, ZERO)) if self.counts else value)]
 
     def step(self) -> Step:
@@ -247,6 +264,18 @@ class _Sum:
                 if sign == "-":
                     second = tuple(replace(t, negative=not t.negative) for t in second)
                 return (*self._terms(left), *second)
+            case Map("cos" | "sin") if products := angle_sum(expr, self.outer, self.inner):
+                return tuple(
+                    _Term(negative, (Factor(one), Factor(other)), (), ())
+                    for negative, one, other in products
+                )
+            case Map("select", (Map("or", (first, second)), Const(0), other)) if self._mixed(expr):
+                return self._terms(_or_zero((first,), _or_zero((second,), other)))
+            case Map("select", (condition, Const(0), other)) if not self._mixed(condition):
+                return tuple(
+                    replace(t, zero=tuple(dict.fromkeys((condition, *t.zero))))
+                    for t in self._terms(other)
+                )
             case Access() if self._mixed(expr):
                 return self._open(expr)
             case Const(1):
@@ -268,7 +297,8 @@ class _Sum:
                 if len(factors) > MOST_FACTORS:
                     raise _Stays
                 found.append(_Term(a.negative != b.negative, factors, (*a.ranks, *b.ranks),
-                                   tuple(dict.fromkeys((*a.where, *b.where)))))  # fmt: skip
+                                   tuple(dict.fromkeys((*a.where, *b.where))),
+                                   tuple(dict.fromkeys((*a.zero, *b.zero)))))  # fmt: skip
         return tuple(found)
 
     def _unused(self, rank: str) -> str:
@@ -317,25 +347,27 @@ class _Sum:
         inner = tuple(f for f in term.factors if f not in outer and f not in both)
         return outer, inner, both
 
-    def _part(self, term: _Term, out: list[Einsum]) -> tuple[Expr, tuple[Factor, ...]]:
-        """One term, regrouped, and the factors that stand outside its sum.
-
-        The Einsums that it needs go to `out`.
-        """
+    def _part(self, term: _Term, out: list[Einsum], alone: bool) -> _Read:
+        """One term, regrouped: the Einsums that it needs go to `out`."""
         outer, inner, both = self._apart(term)
-        masks = [part for part in term.where if free_ranks(part) & self.outer]
+        masks = [part for part in dict.fromkeys(term.where) if free_ranks(part) & self.outer]
         own = tuple(part for part in term.where if part not in masks)
+        # What may be 0 where there is no key divides where the keys are.
+        unsafe = tuple(f for f in outer if self._undefined(f, term, masks))
+        if any(free_ranks(factor.expr) & self.outer for factor in unsafe):
+            raise _Stays
+        outer, inner = tuple(f for f in outer if f not in unsafe), (*inner, *unsafe)
+        absent = tuple(part for part in term.zero if free_ranks(part) & self.inner)
+        added = _or_zero(absent, product(inner))
         kept = tuple(
             dict.fromkeys(
                 rank
-                for factor in inner
-                for rank in sorted(free_ranks(factor.expr))
+                for expr in (*(factor.expr for factor in inner), *absent)
+                for rank in sorted(free_ranks(expr))
                 if rank not in self.inner and rank not in self.cascade.batch
             )
         )
         if frozenset(kept) & self.facts.lengths or not (inner or masks):
-            raise _Stays
-        if any(self._undefined(factor, masks) for factor in outer):
             raise _Stays
         summed = tuple(rank for rank in term.ranks if rank not in self.inner)
         # Factors of short summed ranks alone belong to whichever side carries them.
@@ -344,28 +376,52 @@ class _Sum:
         if not self.facts.wanted(work):
             raise _Stays
         if both or masks:
-            state = self._prefix(inner, both, masks, own, kept, out)
+            if not summed and any(a.tensor in self.facts.heavy for a in accesses(added)):
+                raise _Stays  # No product is saved: what a long sum has made is added up as it is.
+            state = self._prefix(added, both, masks, own, kept, out)
         else:
-            body = Reduce("sum", tuple(r for r in term.ranks if r in self.inner), product(inner),
-                          conjunction(own))  # fmt: skip
+            ranks = tuple(rank for rank in term.ranks if rank in self.inner)
+            body = Reduce("sum", ranks, added, conjunction(own))
             state = self._named(
                 f"{self.einsum.target}_state", (*self.cascade.batch, *kept), body, out
             )
-        inside = tuple(f for f in outer if free_ranks(f.expr) & frozenset(summed))
-        rest = tuple(f for f in outer if f not in inside)
-        read: Expr = Map("*", (product(inside), state)) if inside else state
-        if summed:
-            read = Reduce("sum", summed, read)
-        return read, rest
+        return self._read(term, outer, state, summed, absent, alone)
+
+    def _read(
+        self,
+        term: _Term,
+        outer: tuple[Factor, ...],
+        state: Expr,
+        summed: tuple[str, ...],
+        absent: tuple[Expr, ...],
+        alone: bool,
+    ) -> _Read:
+        """A state with the factors of the other side: those that the sum goes over stand in it.
+
+        So do the others where no second term shares them, for they scale what is there already.
+        """
+        over = frozenset(summed)
+        alone = alone and not term.zero
+        inside = tuple(f for f in outer if alone or free_ranks(f.expr) & over)
+        none = tuple(part for part in term.zero if part not in absent)
+        within = tuple(part for part in none if free_ranks(part) & over)
+        value = _or_zero(within, Map("*", (product(inside), state)) if inside else state)
+        return _Read(
+            Reduce("sum", summed, value) if summed else value,
+            tuple(f for f in outer if f not in inside),
+            tuple(part for part in none if part not in within),
+        )
 
     def _products(self) -> tuple[tuple[str, ...], ...]:
         """The ranks that the tensors written out reduce over, for each of them."""
         bodies = (self.definitions[name].body for name in sorted(self.opened))
         return tuple(body.ranks for body in bodies if isinstance(body, Reduce))
 
-    def _undefined(self, factor: Factor, masks: list[Expr]) -> bool:
+    def _undefined(self, factor: Factor, term: _Term, masks: list[Expr]) -> bool:
         """Whether a divisor may be 0 where there is no key: nothing divided by it is 0, not 0/0."""
         if not factor.inverse or not any(accesses(factor.expr)):
+            return False
+        if Map("==", (factor.expr, ZERO)) in term.zero:
             return False
         reduced = any(
             isinstance(e.body, Reduce) and set(e.body.ranks) & self.inner
@@ -382,7 +438,7 @@ class _Sum:
 
     def _prefix(
         self,
-        inner: tuple[Factor, ...],
+        added: Expr,
         both: tuple[Factor, ...],
         masks: list[Expr],
         own: tuple[Expr, ...],
@@ -392,8 +448,6 @@ class _Sum:
         """The state of a recurrence that sums the inner side up to a position of the outer."""
         if len(self.inner) != 1 or len(self.outer) != 1 or len(masks) != 1:
             raise _Stays
-        if any(a.tensor in self.facts.heavy for f in inner for a in accesses(f.expr)):
-            raise _Stays  # What took a long sum to make is there before it is added up.
         (key,), (query,) = self.inner, self.outer
         after = masks[0] in (
             Map("<=", (Index(key), Index(query))), Map(">=", (Index(query), Index(key))),
@@ -410,7 +464,7 @@ class _Sum:
             gate = decay if gate == ONE else Map("*", (gate, decay))
         self.causal = True
         at: dict[str, Expr] = {key: Index(query)}
-        added = substitute(product(inner), at)
+        added = substitute(added, at)
         inside = conjunction((*self._exists(key, query), *(substitute(part, at) for part in own)))
         if inside is not None:
             added = Map("select", (inside, added, ZERO))
@@ -440,3 +494,10 @@ class _Sum:
         first, second = (classes.get(rank, base(rank)) for rank in (key, query))
         same = sizes.get(first, Extent(first)) == sizes.get(second, Extent(second))
         return () if same else (Map("<", (Index(query), Extent(key))),)
+
+
+def _or_zero(conditions: tuple[Expr, ...], expr: Expr) -> Expr:
+    """An expression, or 0 where one of the conditions holds."""
+    for condition in conditions:
+        expr = Map("select", (condition, ZERO, expr))
+    return expr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from attnc.ir.expr import ONE, ZERO, Access, Const, Expr, Index, Map
+from attnc.ir.expr import ONE, Access, Const, Expr, Index, Map
 from attnc.ir.walk import accesses, free_ranks, substitute
 from attnc.passes.domain import union
 from attnc.passes.products import Factor, product
@@ -64,16 +64,8 @@ class Weights(Accumulated):
         if summand.unknown is not None:
             parts.append(summand.unknown)
         where = set(union(*(self.domains.of(part) for part in parts)))
-        kept = tuple(
-            f
-            for f in summand.factors
-            if not (
-                isinstance(f.expr, Map)
-                and f.expr.op == "select"
-                and f.expr.args[1:] == (ONE, ZERO)
-                and f.expr.args[0] in where
-            )
-        )
+        kept = tuple(_sure(f, where) for f in summand.factors)
+        kept = tuple(f for f in kept if f.expr != ONE)
         return replace(summand, factors=kept)
 
     def _summed(self, recurrence: Recurrence, read: Read, unknown: Access) -> frozenset[str]:
@@ -252,3 +244,16 @@ class Weights(Accumulated):
         if total is not None:
             found.insert(0, Seen(None, self._weighted(read, total, None), None))
         return tuple(found)
+
+
+def _sure(factor: Factor, where: set[Expr]) -> Factor:
+    """A factor that is 0 where some condition does not hold, there where it does."""
+    match factor.expr:
+        case Map("select", (condition, Map("/", (Const(1), divisor)), Const(0))) if (
+            condition in where
+        ):
+            return Factor(divisor, not factor.inverse)
+        case Map("select", (condition, chosen, Const(0))) if condition in where:
+            return replace(factor, expr=chosen)
+        case _:
+            return factor

@@ -85,6 +85,17 @@ def hedgehog(Q: Array, K: Array, V: Array, W: Array, bias: Array) -> Array:
     return weights / weights.sum(-1, keepdims=True) @ V
 
 
+def cosformer(Q: Array, K: Array, V: Array) -> Array:
+    distance = np.arange(P)[:, None] - np.arange(M)
+    weights = np.maximum(Q, 0) @ np.maximum(K, 0).swapaxes(-1, -2)
+    weights = np.tril(weights * np.cos(np.pi / 2 * distance / M))
+    return weights @ V / (weights.sum(-1, keepdims=True) + 1e-6)
+
+
+def efficient(Q: Array, K: Array, V: Array) -> Array:
+    return softmax(Q) @ (softmax(K.swapaxes(-1, -2)) @ V)
+
+
 def flowformer(Q: Array, K: Array, V: Array) -> Array:
     q, k = sigmoid(Q), sigmoid(K)
     incoming = np.einsum("bhpe,bhe->bhp", q, k.sum(2))
@@ -203,6 +214,8 @@ ENTRIES = {
     "transnormerllm": Entry(turning_inputs, turning),
     "titans-lmm": Entry(titans_inputs, titans),
     "hedgehog": Entry(hedgehog_inputs, hedgehog),
+    "cosformer": Entry(qkv, cosformer),
+    "efficient-attention": Entry(qkv, efficient),
     "flowformer": Entry(qkv, flowformer),
     "inline": Entry(qkv, inline, spread=4),
     "rala": Entry(rala_inputs, rala),
