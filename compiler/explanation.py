@@ -11,7 +11,7 @@ from attnc.ir.printer import print_einsum
 from attnc.ir.source import Span, excerpt
 from attnc.passes.normalise import normalise
 from attnc.passes.partition import is_part
-from attnc.passes.pipeline import optimize, unscanned_prefixes, with_states
+from attnc.passes.pipeline import optimize, ungrouped_sums, unscanned_prefixes, with_states
 from attnc.passes.recurrences.chunk import chunk
 from attnc.passes.recurrences.recurrence import NoRecurrence
 from attnc.passes.report import Report, analyze
@@ -48,6 +48,7 @@ def _story(cascade: Cascade, fused: Cascade, before: Report, after: Report) -> I
         yield "Other rewrites"
         yield ""
         yield from _steps(elsewhere)
+    yield from _sums(cascade)
     yield from _prefixes(cascade)
     yield from _recurrences(with_states(cascade))
     if fused == cascade:
@@ -56,6 +57,14 @@ def _story(cascade: Cascade, fused: Cascade, before: Report, after: Report) -> I
         yield "The cascade that is compiled"
         yield ""
         yield str(fused)
+
+
+def _sums(cascade: Cascade) -> Iterator[str]:
+    """Which sums of products of sums keep a tensor over two long ranks, and why."""
+    for kept in ungrouped_sums(cascade):
+        yield from _sentence("", f"Not regrouped: {kept.einsum.target} {kept.reason}")
+        yield from _shown(kept.einsum.span, kept.term)
+        yield ""
 
 
 def _prefixes(cascade: Cascade) -> Iterator[str]:

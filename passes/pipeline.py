@@ -43,7 +43,7 @@ from attnc.passes.positions import inline_positions
 from attnc.passes.ranked import count_places
 from attnc.passes.recompute import recompute_parts
 from attnc.passes.recurrences.prefix import Kept, prefixes, unscanned
-from attnc.passes.recurrences.reassociate import Work, crossovers, reassociate
+from attnc.passes.recurrences.reassociate import Ungrouped, Work, crossovers, reassociate, ungrouped
 from attnc.passes.stream import in_chunks, stream, told
 from attnc.passes.tiling import CannotTile
 from attnc.passes.together import together
@@ -264,6 +264,11 @@ def _free(cascade: Cascade) -> frozenset[str]:
 def unscanned_prefixes(cascade: Cascade) -> tuple[Kept, ...]:
     """The reductions up to a position that stay reductions, with the reasons."""
     return unscanned(reassociate(_until_regrouped(cascade)))
+
+
+def ungrouped_sums(cascade: Cascade) -> tuple[Ungrouped, ...]:
+    """The sums of products of sums that are not regrouped, with the reasons."""
+    return ungrouped(_until_regrouped(cascade))
 
 
 def with_states(cascade: Cascade, wanted: Callable[[Work], bool] | None = None) -> Cascade:

@@ -11,7 +11,8 @@ import attnc
 from attnc.ir.cascade import Cascade
 from attnc.ir.print_tile import print_program
 from attnc.ir.read_tile import read_program
-from attnc.ir.tile import Loop
+from attnc.ir.tile import Contract, Loop
+from attnc.ir.tile_facts import every, tiles_made
 from attnc.ir.verify_tile import verify_program
 from attnc.passes.normalise import normalise
 from attnc.passes.pipeline import lower
@@ -525,6 +526,104 @@ def test_a_sum_is_regrouped(name: str) -> None:
 def test_a_sum_stays(name: str) -> None:
     one = cascade(STAYING[name])
     assert "reassociation" not in {step.law for step in attnc.optimize(one).derivation}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("exp stands between", "O has a factor that is none of m times one of p"),
+        ("the scores are an output", "O is made of S, which something else needs as it is"),
+        ("aligned at the end", "O is summed over points that are not those up to a position"),
+        ("a window", "O is summed over points that are not those up to a position"),
+        ("an angle that is no sum", "O has a factor that is none of m times one of p, and no gate"),
+        ("a choice of zero by both sides", "O has a factor that is none of m times one of p"),
+    ],
+)
+def test_a_sum_that_stays_says_why(name: str, reason: str) -> None:
+    told = attnc.explain(cascade(STAYING[name]))
+    assert f"Not regrouped: {reason}" in told
+
+
+def test_weights_that_are_a_map_of_scores_are_no_news() -> None:
+    one = cascade(
+        "cascade q[b, h](Q[p, e], K[m, e], V[m, f]) -> O[p, f]:\n"
+        f"{QK} where m <= p\n    A[p, m] = softmax[m](S[p, m])\n"
+        "    O[p, f] = A[p, m] * V[m, f]\n"
+    )
+    assert "Not regrouped" not in attnc.explain(one)
+
+
+def test_a_second_reader_keeps_one_sum_and_not_the_other() -> None:
+    one = cascade(
+        "cascade q[b, h](Q[p, e], K[m, e], V[m, f]) -> O[p, f], N[p, f], S[p, m]:\n"
+        "    S[p, m] = Q[p, e] * K[m, e]\n    T[p, m] = Q[p, e] * K[m, e] where m <= p\n"
+        "    O[p, f] = S[p, m] * V[m, f]\n    N[p, f] = T[p, m] * V[m, f]\n"
+    )
+    best = attnc.optimize(one)
+    assert [step.einsums for step in best.derivation] == [("N",)]
+    inputs = drawn(one)
+    same(
+        attnc.compile(one, backend="numpy")(**inputs),
+        attnc.compile(one, backend="interpreter")(**inputs),
+        1e-11,
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "sum[e](X[p, e] * K[m, e] - Q[p, e] * Y[m, e])",
+        "sum[e]((exp(Q[p, e]) * Y[m, e] + X[p, e] * K[m, e]) * a[h])",
+        "sum[e](Q[p, e] * K[m, e] * cos(g[e] * (p - m) + 1))",
+        "sum[e](Q[p, e] * K[m, e] * -sin(Q[p, e] - K[m, e]))",
+    ],
+)
+@pytest.mark.parametrize("backend", ["numpy", "triton"])
+def test_a_sum_of_several_products_is_as_many_matrix_products(body: str, backend: str) -> None:
+    one = cascade(
+        "cascade q[b, h](Q[p, e], K[m, e], V[m, f], a[h;], g[; e]) -> O[p, f]:\n"
+        "    X[p, e] = sigmoid(Q[p, e])\n    Y[m, e] = sigmoid(K[m, e])\n"
+        f"    S[p, m] = {body}\n    A[p, m] = softmax[m](S[p, m])\n"
+        "    O[p, f] = A[p, m] * V[m, f]\n"
+    )
+    program = lower(one, backend, "f64")
+    (kernel,) = program.kernels
+    full = [own for loop in kernel.body if isinstance(loop, Loop) for own in loop.segments[0].body]
+    assert sum(isinstance(own, Contract) for own in full) == 3
+    assert all(len(ranks) < 4 for own in full for _, ranks in tiles_made(own))
+    inputs = drawn(one)
+    expected = attnc.compile(one, backend="interpreter")(**inputs)
+    same(attnc.compile(one, backend="numpy")(**inputs), expected, 1e-11)
+
+
+@pytest.mark.parametrize(
+    "body", ["sum[e]((Q[p, e] - K[m, e]) * Q[p, e])", "sum[e](1 + Q[p, e] * K[m, e])"]
+)
+def test_a_difference_is_not_multiplied_out(body: str) -> None:
+    one = cascade(
+        f"cascade q[b, h](Q[p, e], K[m, e]) -> S[p, m]:\n    S[p, m] = {body}\n",
+    )
+    program = lower(one, "triton", "f64")
+    assert not any(isinstance(own, Contract) for k in program.kernels for own in every(k.body))
+    inputs = drawn(one)
+    expected = attnc.compile(one, backend="interpreter")(**inputs)
+    same(attnc.compile(one, backend="numpy")(**inputs), expected, 1e-11)
+
+
+def test_a_sweep_finds_its_projections_in_memory() -> None:
+    one = cascade(
+        "cascade q[b, h](Q[t, e], K[t, e], V[t, f], w[h; e, d]) -> O[t, f]:\n"
+        "    X[t, d] = Q[t, e] * w[e, d]\n    Y[t, d] = K[t, e] * w[e, d]\n"
+        "    S[0, d, f] = 0\n    S[t+1, d, f] = S[t, d, f] + exp(Y[t, d]) * V[t, f]\n"
+        "    O[t, f] = exp(X[t, d]) * S[t+1, d, f]\n"
+    )
+    program = lower(one, "numpy", "f64")
+    (sweep,) = [own for k in program.kernels for own in k.body if isinstance(own, Loop)
+                and any(state.name == "S" for state in own.carried)]  # fmt: skip
+    assert not any(isinstance(own, Loop) for part in sweep.segments for own in part.body)
+    inputs = drawn(one)
+    expected = attnc.compile(one, backend="interpreter")(**inputs)
+    same(attnc.compile(one, backend="numpy")(**inputs), expected, 1e-11)
 
 
 @pytest.mark.parametrize("length", [1, 64, 150])

@@ -25,33 +25,25 @@ from math import prod
 
 from attnc.ir.cascade import Cascade, Einsum, Left, Step, base, rank_of
 from attnc.ir.expr import ONE, ZERO, Access, Const, Expr, Extent, Index, Map, Reduce, conjuncts
+from attnc.ir.print_cascade import prefixes_of
+from attnc.ir.print_expr import print_expr
 from attnc.ir.walk import accesses, free_ranks, substitute
-from attnc.passes.angles import angle_sum
 from attnc.passes.clean import remove_dead
-from attnc.passes.contraction import factors
-from attnc.passes.cut import heavy, long_ranks, weights
+from attnc.passes.cut import closure, heavy, long_ranks, weights
 from attnc.passes.domain import Domains, conjunction
-from attnc.passes.fiber import Names, plain
-from attnc.passes.products import MOST_FACTORS, MOST_TERMS, Factor, product
+from attnc.passes.fiber import Names
+from attnc.passes.products import Factor, product
 from attnc.passes.recurrences.decay import decay_of
-
-
-class _Stays(Exception):
-    """A sum that is left as it is."""
+from attnc.passes.recurrences.terms import Stays, Term, Terms, or_zero
 
 
 @dataclass(frozen=True, slots=True)
-class _Term:
-    """A signed product summed over `ranks`, at the points where `where` holds.
+class Ungrouped:
+    """A sum of products of sums that stays one, the term at fault, and the reason."""
 
-    It is 0, whatever its factors are, where one of `zero` holds.
-    """
-
-    negative: bool
-    factors: tuple[Factor, ...]
-    ranks: tuple[str, ...]
-    where: tuple[Expr, ...]
-    zero: tuple[Expr, ...] = ()
+    einsum: Einsum
+    reason: str
+    term: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +55,7 @@ class _Read:
     zero: tuple[Expr, ...]
 
     def whole(self) -> Expr:
-        return _or_zero(self.zero, product((Factor(self.value), *self.factors)))
+        return or_zero(self.zero, product((Factor(self.value), *self.factors)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,37 +100,57 @@ def crossovers(cascade: Cascade) -> tuple[Work, ...]:
 def reassociate(cascade: Cascade, wanted: Callable[[Work], bool] | None = None) -> Cascade:
     """The cascade with every sum regrouped of which `wanted` says so: all whose work falls, as far
     as can be told without extents, if it is not given."""
+    return _regrouped(cascade, wanted)[0]
+
+
+def ungrouped(cascade: Cascade) -> tuple[Ungrouped, ...]:
+    """The sums of products of sums that stay, with the reasons."""
+    return _regrouped(cascade, None)[1]
+
+
+def _regrouped(
+    cascade: Cascade, wanted: Callable[[Work], bool] | None
+) -> tuple[Cascade, tuple[Ungrouped, ...]]:
+    long = long_ranks(cascade)
     facts = _Facts(
         cascade,
         {e.target: e for e in cascade.einsums},
         frozenset(cascade.iterative()),
         frozenset(rank for _, rank in cascade.iterative().values()),
-        long_ranks(cascade),
-        long_ranks(cascade) - weights(cascade),
+        long,
+        long - weights(cascade),
         heavy(cascade),
         rank_of(cascade),
         Names(cascade),
         wanted or (lambda work: work.falls({})),
     )
-    opened: set[str] = set()
-    einsums: list[Einsum] = []
-    steps: list[Step] = []
+    found: dict[Einsum, tuple[_Sum, list[Einsum]]] = {}
+    stays: list[Ungrouped] = []
     for einsum in cascade.einsums:
         try:
             own = _Sum(facts, einsum)
-            made = own.regrouped()
-        except _Stays:
-            einsums.append(einsum)
-        else:
-            einsums += made
-            opened |= own.opened
-            steps.append(own.step())
-    if not steps:
-        return cascade
-    result = remove_dead(replace(cascade, einsums=tuple(einsums)))
-    if opened & {einsum.target for einsum in result.einsums}:
-        return cascade  # Something else needs the tensor all the same.
-    return replace(result, derivation=(*cascade.derivation, *steps))
+            found[einsum] = own, own.regrouped()
+        except Stays as error:
+            if error.reason:
+                term = error.term and print_expr(error.term, prefixes_of(cascade))
+                stays.append(Ungrouped(einsum, error.reason, term or ""))
+    while found:
+        made = [own for e in cascade.einsums for own in (found[e][1] if e in found else (e,))]
+        result = remove_dead(replace(cascade, einsums=tuple(made)))
+        left = {einsum.target for einsum in result.einsums}
+        needed = {
+            e: own.terms.opened & left for e, (own, _) in found.items() if own.terms.opened & left
+        }
+        if not needed:
+            steps = tuple(own.step() for own, _ in found.values())
+            return replace(result, derivation=(*cascade.derivation, *steps)), tuple(stays)
+        for einsum, names in needed.items():
+            del found[einsum]
+            reason = (
+                f"is made of {' and '.join(sorted(names))}, which something else needs as it is"
+            )
+            stays.append(Ungrouped(einsum, reason))
+    return cascade, tuple(stays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,42 +179,44 @@ class _Sum:
     def __init__(self, facts: _Facts, einsum: Einsum) -> None:
         self.facts, self.einsum = facts, einsum
         self.cascade, self.definitions = facts.cascade, facts.definitions
-        self.opened: set[str] = set()
         self.causal = False
         body = einsum.body
         if not isinstance(body, Reduce) or einsum.target in facts.stepped:
-            raise _Stays
+            raise Stays
         if einsum.where is not None or einsum.dtype is not None:
-            raise _Stays
+            raise Stays
         if set(einsum.ranks) & facts.loops:
-            raise _Stays  # A state of its own would have to be there at every turn.
+            raise Stays  # A state of its own would have to be there at every turn.
         classes, long, batch = facts.classes, facts.long, facts.cascade.batch
         self.inner = frozenset(r for r in body.ranks if classes.get(r, base(r)) in long)
         self.outer = frozenset(
             r for r in einsum.ranks if classes.get(r, r) in long and r not in batch
         )
         if not self.inner or not self.outer:
-            raise _Stays
+            raise Stays
+        used = {*body.ranks, *einsum.ranks}
+        self.terms = Terms(
+            self.inner, self.outer, self.definitions, facts.stepped, facts.lengths, used
+        )
         self.counts = body.op == "any"
         self.body = body if body.op == "sum" else self._counted(body)
-        self.used = {*body.ranks, *einsum.ranks}
 
     def _counted(self, body: Reduce) -> Reduce:
         """Whether any point exists, as how many of them do."""
         match body:
             case Reduce("any", ranks, Map(">", (Map("present", (term,)), Const(0))), None):
                 where = conjunction(Domains(self.cascade).of(term))
-                self.opened |= {access.tensor for access in accesses(term)} & {
+                self.terms.opened |= {access.tensor for access in accesses(term)} & {
                     name for name, e in self.definitions.items() if set(e.ranks) & set(ranks)
                 }
                 return Reduce("sum", ranks, ONE, where)
             case _:
-                raise _Stays
+                raise Stays
 
     def regrouped(self) -> list[Einsum]:
         where = conjuncts(self.body.where)
         terms = [replace(t, ranks=(*self.body.ranks, *t.ranks), where=(*where, *t.where))
-                 for t in self._terms(self.body.body)]  # fmt: skip
+                 for t in self.terms.of(self.body.body)]  # fmt: skip
         out: list[Einsum] = []
         reads = [self._part(term, out, len(terms) == 1) for term in terms]
         shared = replace(reads[0], value=ZERO)
@@ -240,125 +254,31 @@ class _Sum:
             span=self.einsum.span,
         )
 
-    # -- opening
-
-    def _terms(self, expr: Expr) -> tuple[_Term, ...]:
-        """An expression as a sum of products, tensors over both kinds of rank written out."""
-        match expr:
-            case Map("*", (left, right)):
-                return self._cross(self._terms(left), self._terms(right))
-            case Map("**" | "pow", (base, Const(int(power)))) if 1 < power <= 4 and self._mixed(
-                base
-            ):
-                result = self._terms(base)
-                for _ in range(power - 1):
-                    result = self._cross(result, self._terms(base))
-                return result
-            case Map("/", (left, right)):
-                below = tuple(Factor(own, not under) for own, under in factors(right))
-                return tuple(replace(t, factors=(*t.factors, *below)) for t in self._terms(left))
-            case Map("neg", (body,)):
-                return tuple(replace(t, negative=not t.negative) for t in self._terms(body))
-            case Map("+" | "-" as sign, (left, right)) if self._mixed(expr):
-                second = self._terms(right)
-                if sign == "-":
-                    second = tuple(replace(t, negative=not t.negative) for t in second)
-                return (*self._terms(left), *second)
-            case Map("cos" | "sin") if products := angle_sum(expr, self.outer, self.inner):
-                return tuple(
-                    _Term(negative, (Factor(one), Factor(other)), (), ())
-                    for negative, one, other in products
-                )
-            case Map("select", (Map("or", (first, second)), Const(0), other)) if self._mixed(expr):
-                return self._terms(_or_zero((first,), _or_zero((second,), other)))
-            case Map("select", (condition, Const(0), other)) if not self._mixed(condition):
-                return tuple(
-                    replace(t, zero=tuple(dict.fromkeys((condition, *t.zero))))
-                    for t in self._terms(other)
-                )
-            case Access() if self._mixed(expr):
-                return self._open(expr)
-            case Const(1):
-                return (_Term(False, (), (), ()),)
-            case _:
-                return (_Term(False, (Factor(expr),), (), ()),)
-
-    def _mixed(self, expr: Expr) -> bool:
-        own = free_ranks(expr)
-        return bool(own & self.inner) and bool(own & self.outer)
-
-    def _cross(self, left: tuple[_Term, ...], right: tuple[_Term, ...]) -> tuple[_Term, ...]:
-        if len(left) * len(right) > MOST_TERMS:
-            raise _Stays
-        found: list[_Term] = []
-        for a in left:
-            for b in right:
-                factors = (*a.factors, *b.factors)
-                if len(factors) > MOST_FACTORS:
-                    raise _Stays
-                found.append(_Term(a.negative != b.negative, factors, (*a.ranks, *b.ranks),
-                                   tuple(dict.fromkeys((*a.where, *b.where))),
-                                   tuple(dict.fromkeys((*a.zero, *b.zero)))))  # fmt: skip
-        return tuple(found)
-
-    def _unused(self, rank: str) -> str:
-        """A variable over a rank that nothing else in the sum is called: none is captured."""
-        while rank in self.used:
-            rank += "'"
-        self.used.add(rank)
-        return rank
-
-    def _open(self, access: Access) -> tuple[_Term, ...]:
-        """A tensor by its definition, if that is a product or a sum of products."""
-        einsum = self.definitions.get(access.tensor)
-        atom = (_Term(False, (Factor(access),), (), ()),)
-        if einsum is None or access.tensor in self.facts.stepped or not plain(access):
-            return atom
-        if einsum.dtype is not None:
-            return atom
-        body, where = einsum.body, einsum.where
-        ranks: tuple[str, ...] = ()
-        if isinstance(body, Reduce):
-            if (
-                body.op != "sum"
-                or body.where is not None
-                or frozenset(body.ranks) & self.facts.lengths
-            ):
-                return atom
-            ranks, body = body.ranks, body.body
-        names = {left.rank: s for left, s in zip(einsum.left, access.subscripts)}
-        bound = tuple(self._unused(rank) for rank in ranks)
-        fresh = {rank: Index(own) for rank, own in zip(ranks, bound)}
-        body = substitute(body, {**names, **fresh})
-        self.opened.add(access.tensor)
-        own = tuple(substitute(part, names) for part in conjuncts(where))
-        return tuple(
-            replace(t, ranks=(*bound, *t.ranks), where=(*own, *t.where)) for t in self._terms(body)
-        )
-
     # -- regrouping
 
     def _apart(
-        self, term: _Term
+        self, term: Term
     ) -> tuple[tuple[Factor, ...], tuple[Factor, ...], tuple[Factor, ...]]:
         """The factors of the outer side, of the inner side, and those of both."""
         outer = tuple(f for f in term.factors if not free_ranks(f.expr) & self.inner)
-        both = tuple(f for f in term.factors if self._mixed(f.expr))
+        both = tuple(f for f in term.factors if self.terms.mixed(f.expr))
         inner = tuple(f for f in term.factors if f not in outer and f not in both)
         return outer, inner, both
 
-    def _part(self, term: _Term, out: list[Einsum], alone: bool) -> _Read:
+    def _part(self, term: Term, out: list[Einsum], alone: bool) -> _Read:
         """One term, regrouped: the Einsums that it needs go to `out`."""
         outer, inner, both = self._apart(term)
         masks = [part for part in dict.fromkeys(term.where) if free_ranks(part) & self.outer]
         own = tuple(part for part in term.where if part not in masks)
         # What may be 0 where there is no key divides where the keys are.
         unsafe = tuple(f for f in outer if self._undefined(f, term, masks))
-        if any(free_ranks(factor.expr) & self.outer for factor in unsafe):
-            raise _Stays
+        for factor in unsafe:
+            if free_ranks(factor.expr) & self.outer:
+                reason = "divides by what may be 0 where nothing is summed"
+                raise self._told(reason, factor.expr)
         outer, inner = tuple(f for f in outer if f not in unsafe), (*inner, *unsafe)
         absent = tuple(part for part in term.zero if free_ranks(part) & self.inner)
-        added = _or_zero(absent, product(inner))
+        added = or_zero(absent, product(inner))
         kept = tuple(
             dict.fromkeys(
                 rank
@@ -367,17 +287,21 @@ class _Sum:
                 if rank not in self.inner and rank not in self.cascade.batch
             )
         )
-        if frozenset(kept) & self.facts.lengths or not (inner or masks):
-            raise _Stays
+        if not (inner or masks):
+            raise Stays
+        for rank in kept:
+            if rank in self.facts.lengths:
+                raise self._told(f"would keep all of {rank} in its state")
         summed = tuple(rank for rank in term.ranks if rank not in self.inner)
         # Factors of short summed ranks alone belong to whichever side carries them.
         result = tuple(rank for rank in kept if rank not in summed)
         work = Work(self.einsum.target, self.inner, self.outer, self._products(), result, kept)
         if not self.facts.wanted(work):
-            raise _Stays
+            extents = " ".join(f"|{rank}|" for rank in kept)
+            raise self._told(f"would keep {extents} elements, which only extents can justify")
         if both or masks:
             if not summed and any(a.tensor in self.facts.heavy for a in accesses(added)):
-                raise _Stays  # No product is saved: what a long sum has made is added up as it is.
+                raise Stays  # No product is saved: what a long sum has made is added up as it is.
             state = self._prefix(added, both, masks, own, kept, out)
         else:
             ranks = tuple(rank for rank in term.ranks if rank in self.inner)
@@ -389,7 +313,7 @@ class _Sum:
 
     def _read(
         self,
-        term: _Term,
+        term: Term,
         outer: tuple[Factor, ...],
         state: Expr,
         summed: tuple[str, ...],
@@ -405,19 +329,33 @@ class _Sum:
         inside = tuple(f for f in outer if alone or free_ranks(f.expr) & over)
         none = tuple(part for part in term.zero if part not in absent)
         within = tuple(part for part in none if free_ranks(part) & over)
-        value = _or_zero(within, Map("*", (product(inside), state)) if inside else state)
+        value = or_zero(within, Map("*", (product(inside), state)) if inside else state)
         return _Read(
             Reduce("sum", summed, value) if summed else value,
             tuple(f for f in outer if f not in inside),
             tuple(part for part in none if part not in within),
         )
 
+    def _told(self, reason: str, term: Expr | None = None, *both: Factor) -> Stays:
+        """Why this sum stays, if it is one of products of sums: a map of a sum is no product."""
+        definitions = self.definitions
+        sums = {n for n, e in definitions.items() if isinstance(e.body, Reduce)}
+        mixed = {n for n in sums if {*definitions[n].ranks} & self.inner}
+        mixed = {n for n in mixed if {*definitions[n].ranks} & self.outer}
+        behind = {
+            name
+            for factor in both
+            for access in accesses(factor.expr)
+            for name in closure(self.cascade, access.tensor, set())
+        }
+        return Stays() if behind & mixed or not self.terms.opened & sums else Stays(reason, term)
+
     def _products(self) -> tuple[tuple[str, ...], ...]:
         """The ranks that the tensors written out reduce over, for each of them."""
-        bodies = (self.definitions[name].body for name in sorted(self.opened))
+        bodies = (self.definitions[name].body for name in sorted(self.terms.opened))
         return tuple(body.ranks for body in bodies if isinstance(body, Reduce))
 
-    def _undefined(self, factor: Factor, term: _Term, masks: list[Expr]) -> bool:
+    def _undefined(self, factor: Factor, term: Term, masks: list[Expr]) -> bool:
         """Whether a divisor may be 0 where there is no key: nothing divided by it is 0, not 0/0."""
         if not factor.inverse or not any(accesses(factor.expr)):
             return False
@@ -446,21 +384,31 @@ class _Sum:
         out: list[Einsum],
     ) -> Expr:
         """The state of a recurrence that sums the inner side up to a position of the outer."""
-        if len(self.inner) != 1 or len(self.outer) != 1 or len(masks) != 1:
-            raise _Stays
-        (key,), (query,) = self.inner, self.outer
+        (key, *keys), (query, *queries) = sorted(self.inner), sorted(self.outer)
+        if not masks:
+            reason = f"has a factor that is none of {key} times one of {query}"
+            raise self._told(reason, both[0].expr, *both)
+        if keys or queries:
+            ranks = ", ".join((query, *queries, key, *keys))
+            reason = f"goes up to a position of one of several long ranks, {ranks}"
+            raise self._told(f"{reason}: others may be batch ranks", masks[0], *both)
+        if len(masks) != 1:
+            reason = "is summed over points that are not those up to a position"
+            raise self._told(reason, masks[-1], *both)
         after = masks[0] in (
             Map("<=", (Index(key), Index(query))), Map(">=", (Index(query), Index(key))),
         )  # fmt: skip
         if not after and masks[0] not in (
             Map("<", (Index(key), Index(query))), Map(">", (Index(query), Index(key))),
         ):  # fmt: skip
-            raise _Stays
+            reason = "is summed over points that are not those up to a position"
+            raise self._told(reason, masks[0], *both)
         gate: Expr = ONE
         for factor in both:
             decay = decay_of(factor, query, key, self.definitions)
             if decay is None:
-                raise _Stays
+                reason = f"has a factor that is none of {key} times one of {query}, and no gate"
+                raise self._told(reason, factor.expr, *both)
             gate = decay if gate == ONE else Map("*", (gate, decay))
         self.causal = True
         at: dict[str, Expr] = {key: Index(query)}
@@ -494,10 +442,3 @@ class _Sum:
         first, second = (classes.get(rank, base(rank)) for rank in (key, query))
         same = sizes.get(first, Extent(first)) == sizes.get(second, Extent(second))
         return () if same else (Map("<", (Index(query), Extent(key))),)
-
-
-def _or_zero(conditions: tuple[Expr, ...], expr: Expr) -> Expr:
-    """An expression, or 0 where one of the conditions holds."""
-    for condition in conditions:
-        expr = Map("select", (condition, ZERO, expr))
-    return expr
