@@ -531,12 +531,18 @@ def test_a_sum_stays(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("exp stands between", "O has a factor that is none of m times one of p"),
+        ("exp stands between", "O has a factor of p and m that is no product of one of each"),
         ("the scores are an output", "O is made of S, which something else needs as it is"),
         ("aligned at the end", "O is summed over points that are not those up to a position"),
         ("a window", "O is summed over points that are not those up to a position"),
-        ("an angle that is no sum", "O has a factor that is none of m times one of p, and no gate"),
-        ("a choice of zero by both sides", "O has a factor that is none of m times one of p"),
+        (
+            "an angle that is no sum",
+            "O has a factor of p and m that is no product of one of each, nor a gate",
+        ),
+        (
+            "a choice of zero by both sides",
+            "O has a factor of p and m that is no product of one of each",
+        ),
     ],
 )
 def test_a_sum_that_stays_says_why(name: str, reason: str) -> None:

@@ -374,6 +374,25 @@ class _Sum:
         out.append(Einsum(fresh, left, body, None, None, self.einsum.span))
         return Access(fresh, tuple(Index(rank) for rank in ranks))
 
+    def _up_to(self, masks: list[Expr], both: tuple[Factor, ...]) -> tuple[str, str, bool]:
+        """The rank of the keys and that of the queries up to which a sum goes, and whether the
+        query's own position is among them."""
+        (key, *keys), (query, *queries) = sorted(self.inner), sorted(self.outer)
+        if not masks:
+            reason = f"has a factor of {query} and {key} that is no product of one of each"
+            raise self._told(reason, both[0].expr, *both)
+        if keys or queries:
+            reason = f"goes up to a position of one of several long ranks, {query}, "
+            reason += ", ".join((*queries, key, *keys))
+            raise self._told(f"{reason}: others may be batch ranks", masks[0], *both)
+        first, second = Index(key), Index(query)
+        within = Map("<=", (first, second)), Map(">=", (second, first))
+        before = Map("<", (first, second)), Map(">", (second, first))
+        if len(masks) != 1 or masks[0] not in (*within, *before):
+            reason = "is summed over points that are not those up to a position"
+            raise self._told(reason, masks[-1], *both)
+        return key, query, masks[0] in within
+
     def _prefix(
         self,
         added: Expr,
@@ -384,31 +403,13 @@ class _Sum:
         out: list[Einsum],
     ) -> Expr:
         """The state of a recurrence that sums the inner side up to a position of the outer."""
-        (key, *keys), (query, *queries) = sorted(self.inner), sorted(self.outer)
-        if not masks:
-            reason = f"has a factor that is none of {key} times one of {query}"
-            raise self._told(reason, both[0].expr, *both)
-        if keys or queries:
-            ranks = ", ".join((query, *queries, key, *keys))
-            reason = f"goes up to a position of one of several long ranks, {ranks}"
-            raise self._told(f"{reason}: others may be batch ranks", masks[0], *both)
-        if len(masks) != 1:
-            reason = "is summed over points that are not those up to a position"
-            raise self._told(reason, masks[-1], *both)
-        after = masks[0] in (
-            Map("<=", (Index(key), Index(query))), Map(">=", (Index(query), Index(key))),
-        )  # fmt: skip
-        if not after and masks[0] not in (
-            Map("<", (Index(key), Index(query))), Map(">", (Index(query), Index(key))),
-        ):  # fmt: skip
-            reason = "is summed over points that are not those up to a position"
-            raise self._told(reason, masks[0], *both)
+        key, query, after = self._up_to(masks, both)
         gate: Expr = ONE
         for factor in both:
             decay = decay_of(factor, query, key, self.definitions)
             if decay is None:
-                reason = f"has a factor that is none of {key} times one of {query}, and no gate"
-                raise self._told(reason, factor.expr, *both)
+                reason = f"has a factor of {query} and {key} that is no product of one of each"
+                raise self._told(f"{reason}, nor a gate", factor.expr, *both)
             gate = decay if gate == ONE else Map("*", (gate, decay))
         self.causal = True
         at: dict[str, Expr] = {key: Index(query)}
