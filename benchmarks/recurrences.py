@@ -24,7 +24,9 @@ import attnc
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"
-SIZES = {"b": 1, "h": 8, "t": 4096, "p": 4096, "m": 4096, "d": 64, "e": 64, "f": 64}
+SIZES = {"b": 1, "h": 8, "t": 4096, "p": 4096, "m": 4096, "d": 64, "e": 64, "f": 64, "r": 64}
+NAMES = ("linear_attention", "retention", "gla", "delta_rule", "zoo/performer", "zoo/hedgehog",
+         "zoo/cosformer", "zoo/transnormerllm", "zoo/efficient-attention")  # fmt: skip
 LENGTHS = (1024, 4096, 16384, 65536)
 
 Arrays = dict[str, np.ndarray]
@@ -53,6 +55,10 @@ def drawn(cascade: attnc.Cascade, **sizes: int) -> Arrays:
             value /= np.linalg.norm(value, axis=-1, keepdims=True)
         if tensor.name == "beta":
             value = 1 / (1 + np.exp(-value))
+        if tensor.name == "lam":
+            value = 1 - np.abs(value) / 64
+        if tensor.name == "W":
+            value /= 8
         if tensor.name in ("g", "slope"):
             value = -np.logaddexp(0, value) / 8 if tensor.name == "g" else np.abs(value) / 8
         found[tensor.name] = value.astype(np.float32)
@@ -91,7 +97,7 @@ def compared(repeats: int) -> list[str]:
     rows = ["| mechanism | attnc on NumPy, ms | attention, ms | ratio | reference, ms | function |",
             "| --- | ---: | ---: | ---: | ---: | --- |"]  # fmt: skip
     attention = torch.nn.functional.scaled_dot_product_attention
-    for name in ("linear_attention", "retention", "gla", "delta_rule"):
+    for name in NAMES:
         cascade = load(name)
         kernel = attnc.compile(cascade, backend="numpy")
         arrays = drawn(cascade)
@@ -106,7 +112,8 @@ def compared(repeats: int) -> list[str]:
         slow = interleaved(others, 1)
         best = min(slow, key=slow.__getitem__, default="")
         told = f"{slow[best]:.0f} | {best}" if best else " | "
-        rows.append(f"| {name} | {own:.1f} | {other:.1f} | {own / other:.2f} | {told} |")
+        shown = name.removeprefix("zoo/")
+        rows.append(f"| {shown} | {own:.1f} | {other:.1f} | {own / other:.2f} | {told} |")
     return rows
 
 
