@@ -66,10 +66,9 @@ class KernelWriter(Sums):
         tests: int,
     ) -> None:
         stages = Stages(cascade, roots, frozenset(memory), tiles)
-        super().__init__(
-            cascade, name, memory, tiles, extents, domains, stages, shares, tests, scale_operands
-        )
-        self.roots, self.placed = roots, placed
+        super().__init__(cascade, name, memory, tiles, extents, domains, stages, shares, tests)
+        self.roots, self.placed, self.scale_operands = roots, placed, scale_operands
+        self.made = {t: e for t, e in self.definitions.items() if t not in memory}
 
     # -- the kernel
 

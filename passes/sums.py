@@ -12,46 +12,30 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attnc.ir.algebra import MONOIDS
-from attnc.ir.cascade import Cascade, Einsum, base
+from attnc.ir.cascade import Einsum, base
 from attnc.ir.expr import ZERO, Const, Expr, Index, Map, Reduce, Tile
 from attnc.ir.source import NOWHERE, CompileError, InvalidIR
 from attnc.ir.tile import Contract, Fold, Scan
 from attnc.ir.walk import free_ranks
 from attnc.passes.contraction import Part, addends, factors, finite, product, two_groups
 from attnc.passes.defer import number
-from attnc.passes.domain import Domains, union
-from attnc.passes.extents import Extents
-from attnc.passes.loops import Loops, Share
+from attnc.passes.domain import union
+from attnc.passes.loops import Loops
 from attnc.passes.scopes import Value
-from attnc.passes.stages import Stages
 
 SCANNED = ("sum", "prod", "max", "min")
 """Reductions whose prefixes a back-end forms at once."""
 
 
 class Sums(Loops):
-    """Lowers what an Einsum reduces.
+    """Lowers what an Einsum reduces; `made` are the tensors that are computed on the spot.
 
     With `scale_operands` a constant factor of a matrix product goes into the operand that varies
     least instead of the result, which is right where operands keep the type of the arithmetic.
     """
 
-    def __init__(
-        self,
-        cascade: Cascade,
-        name: str,
-        memory: dict[str, tuple[str, ...]],
-        tiles: dict[str, int],
-        extents: Extents,
-        domains: Domains,
-        stages: Stages,
-        shares: dict[str, Share],
-        tests: int,
-        scale_operands: bool,
-    ) -> None:
-        super().__init__(cascade, name, memory, tiles, extents, domains, stages, shares, tests)
-        self.scale_operands = scale_operands
-        self._made = {t: e for t, e in self.definitions.items() if t not in memory}
+    scale_operands: bool
+    made: dict[str, Einsum]
 
     def _own(self, einsum: Einsum) -> tuple[str, ...]:
         return self.batch_first(rank for rank in einsum.ranks if self._is_axis(rank))
@@ -119,7 +103,7 @@ class Sums(Loops):
         for factor, inverse in factors(body):
             part = Part(*self._value(factor), inverse)
             bound = {*self.axes_of(part.value)} & {*ranks}
-            stays = bound or inverse or not finite(factor, self._made)
+            stays = bound or inverse or not finite(factor, self.made)
             (within if stays else without).append(part)
         own = {axis for part in within for axis in self.axes_of(part.value)}
         if not within or all({*self.axes_of(part.value)} <= own for part in without):
@@ -212,7 +196,7 @@ class Sums(Loops):
             value, depth = self._value(factor)
             part = Part(value, depth, inverse)
             (inside if over in self.axes_of(part.value) else outside).append(part)
-            if inverse or not finite(factor, self._made):
+            if inverse or not finite(factor, self.made):
                 partial.append({*self.axes_of(value)} - shared)
         groups = two_groups(inside, over, self.axes_of, frozenset(self.cascade.batch))
         if groups is None:
